@@ -1,0 +1,467 @@
+"""The configuration (frozen dataclasses) and one command-line parser a script.
+
+Nothing heavy is imported here, so that ``-h`` answers at once; files are looked at by the scripts, not here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import sys
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+FULL = "full"  # the fold that holds nothing out
+Fold = int | str  # an index, or FULL
+Config = TypeVar("Config")
+
+
+class UserError(Exception):
+    """A mistake that the user can mend: shown as one line that names the culprit and the way out, no traceback."""
+
+
+# ---------------------------------------------------------------------------------------------- configuration
+
+
+@dataclass(frozen=True)
+class PreprocessConfig:
+    """What `preprocess.py` is asked to do."""
+
+    input_path: Path  # root of the data set
+    work: Path = Path("work")
+    folds: int = 5
+    seed: int = 0
+    group: str = "auto"  # "auto": the speaker in names of the form <speaker>_nohash_<n>; "none": every clip for itself
+    sample_rate: int | None = None  # Hz; None: the most common one among the clips
+    clip_seconds: float | None = None  # None: 95th percentile of the durations, rounded up to 0.1 s
+
+    def __post_init__(self) -> None:
+        _require(self.folds >= 2, f"--folds {self.folds}: at least 2 are needed to hold anything out")
+        _require(self.group in ("auto", "none"), f"--group {self.group}: use auto or none")
+        if self.sample_rate is not None:
+            _require(1000 <= self.sample_rate <= 384_000, f"--sample-rate {self.sample_rate}: use 1000 to 384000 Hz")
+        if self.clip_seconds is not None:
+            _require(0 < self.clip_seconds <= 3600, f"--clip-seconds {self.clip_seconds}: use more than 0, up to 3600")
+
+
+@dataclass(frozen=True)
+class FeatureConfig:
+    """A log-mel spectrogram of fixed size, complete: nothing about the features is decided anywhere else."""
+
+    sample_rate: int  # Hz
+    clip_samples: int  # length of the window that every clip is padded or cropped to
+    n_mels: int
+    frames: int
+    hop_samples: int
+    n_fft: int
+    fmin: float = 0.0  # Hz
+    fmax: float | None = None  # Hz; None: half the sample rate
+    top_db: float = 80.0  # range kept below each clip's maximum
+
+    @property
+    def padded_samples(self) -> int:
+        """Length after symmetric padding, of which centred frames every hop are exactly `frames`."""
+        return max(self.clip_samples, self.hop_samples * (self.frames - 1))
+
+
+@dataclass(frozen=True)
+class FeatureOptions:
+    """What the command line says about the features; a window makes a `FeatureConfig` of it."""
+
+    n_mels: int = 64
+    frames: int | None = 64  # None: as many as `hop_samples` gives
+    hop_samples: int | None = None
+    n_fft: int | None = None  # None: 2048 at 16 kHz, in proportion at other rates, a power of two
+    fmin: float = 0.0
+    fmax: float | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.n_mels >= 8, f"{self.n_mels} mel bands: use at least 8")
+        _require(self.frames is None or self.frames >= 8, f"{self.frames} frames: use at least 8")
+
+    def resolve(self, sample_rate: int, clip_samples: int) -> FeatureConfig:
+        if self.frames is None:
+            assert self.hop_samples is not None
+            hop = self.hop_samples
+            frames = 1 + clip_samples // hop
+            _require(frames >= 8, f"--hop {hop}: gives {frames} frames of {clip_samples} samples; use a smaller hop")
+        else:
+            frames = self.frames
+            hop = math.ceil(clip_samples / (frames - 1))
+        n_fft = self.n_fft or 2 ** round(math.log2(0.128 * sample_rate))
+        nyquist = sample_rate / 2
+        _require(
+            0 <= self.fmin < (self.fmax or nyquist) <= nyquist,
+            f"--fmin {self.fmin:g} --fmax {self.fmax or nyquist:g}: need 0 <= fmin < fmax <= {nyquist:g} Hz",
+        )
+        return FeatureConfig(sample_rate, clip_samples, self.n_mels, frames, hop, n_fft, self.fmin, self.fmax)
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Training-time augmentation; a strength of 0 switches its part off. See `transform.py` for what each one does."""
+
+    gain_db: float = 6.0  # uniform in +- this
+    shift_seconds: float = 0.1  # uniform in +- this
+    noise_std: float = 0.005  # of full scale; standard deviation uniform in 0 to this
+    background_probability: float = 0.0  # share of clips that get background noise
+    background_snr_db: tuple[float, float] = (5.0, 30.0)
+    time_masks: int = 0  # masks a clip
+    freq_masks: int = 0
+    mask_share: float = 0.1  # widest mask, as a share of the axis
+    mixup_alpha: float = 0.0  # Beta(alpha, alpha)
+
+
+NO_AUGMENT = AugmentConfig(gain_db=0, shift_seconds=0, noise_std=0)
+AUGMENT_PRESETS = {
+    "none": NO_AUGMENT,
+    "base": AugmentConfig(),
+    "more": AugmentConfig(background_probability=0.5, time_masks=1, freq_masks=1),
+}
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """How the network learns."""
+
+    optimizer: str = "adamw"  # or "sgd" (Nesterov momentum 0.9)
+    lr: float = 2e-3  # peak rate
+    weight_decay: float = 0.05
+    warmup: float = 0.1  # share of all steps
+    epochs: int = 13
+    batch_size: int = 64
+    ema_decay: float = 0.999  # of the averaged weights; 0: none
+    grad_clip: float = 0.0  # largest gradient norm; 0: not clipped
+    label_smoothing: float = 0.0
+    ohem: float = 1.0  # share of a batch's clips, the hardest, that is learnt from
+    precision: str = "auto"  # "auto", "32", "bf16" or "16"
+
+    def __post_init__(self) -> None:
+        _require(self.epochs >= 1, f"--epochs {self.epochs}: use at least 1")
+        _require(self.batch_size >= 2, f"--batch-size {self.batch_size}: use at least 2 (batch normalisation)")
+        _require(self.lr > 0, f"--lr {self.lr:g}: use a positive rate")
+        _require(0 <= self.label_smoothing < 1, f"--label-smoothing {self.label_smoothing:g}: use 0 up to 1")
+        _require(0 < self.ohem <= 1, f"--ohem {self.ohem:g}: use a share above 0, up to 1 (1: every clip)")
+        _require(0 <= self.ema_decay < 1, f"--ema {self.ema_decay:g}: use 0 (none) up to 1")
+        _require(0 <= self.warmup < 1, f"--warmup {self.warmup:g}: use 0 up to 1")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One fold's run, complete: it stands in the checkpoint, and everything is rebuilt from it."""
+
+    model: str  # timm's name
+    classes: tuple[str, ...]  # in the order of the network's outputs
+    class_counts: tuple[int, ...]  # training clips of each, in that order
+    features: FeatureConfig
+    augment: AugmentConfig
+    optim: OptimConfig
+    fold: Fold
+    seed: int
+    folds_hash: str  # of the store's (fname, label, fold) table
+    weights: str = ""  # what the network started from: "", "pretrained" or a file
+    limit: int = 0  # training clips used; 0: all
+
+
+def to_plain(config: Any) -> dict[str, Any]:
+    """A dataclass as nested dicts and lists of plain values: what a checkpoint may hold."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return [plain(item) for item in value] if isinstance(value, tuple | list) else value
+
+    result: dict[str, Any] = plain(dataclasses.asdict(config))
+    return result
+
+
+def from_plain(kind: type[Config], values: dict[str, Any]) -> Config:
+    """The dataclass that `to_plain` wrote; ValueError on a key that is missing or unknown."""
+    hints = typing.get_type_hints(kind)
+    if set(values) != set(hints):
+        raise ValueError(f"{kind.__name__}: missing or unknown keys {sorted(set(values) ^ set(hints))}")
+
+    def revive(hint: Any, value: Any) -> Any:
+        if dataclasses.is_dataclass(hint):
+            return from_plain(typing.cast(type, hint), value)
+        return tuple(value) if isinstance(value, list) else value
+
+    return kind(**{key: revive(hints[key], value) for key, value in values.items()})
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What `train.py` is asked to do: one or several folds of one kind of run."""
+
+    input_path: Path | None  # root of the data set; needed only where `work` is not prepared yet
+    work: Path
+    model: str
+    features: FeatureOptions
+    augment: AugmentConfig
+    optim: OptimConfig
+    folds: tuple[Fold, ...] | None  # None: all
+    gpu: str | None  # an index or "cpu"; None: a GPU where there is one
+    seed: int = 0
+    tag: str = ""
+    weights: Path | None = None
+    pretrained: bool = False
+    limit: int = 0
+    restart: bool = False
+
+
+@dataclass(frozen=True)
+class InferenceConfig:
+    """What `inference.py` is asked to do."""
+
+    input_path: Path | None  # folder of clips; None: the store's test clips
+    work: Path
+    runs: tuple[str, ...]  # names of folders under runs/
+    folds: tuple[Fold, ...]
+    gpu: str | None
+    tta: bool = True
+    output: Path = Path("submission.csv")
+    ensemble: str = "soft"  # or "hard"
+    sample_submission: Path | None = None
+    on_bad_clip: str = "error"  # or "majority": label it with the most common class
+    checkpoint: str = "last"  # or "best"
+    batch_size: int = 64
+
+
+def run_name(model: str, n_mels: int, frames: int, tag: str = "") -> str:
+    """The folder of a kind of run under ``runs/``, all its folds."""
+    return f"{model.replace('/', '_')}-{n_mels}x{frames}" + (f"-{tag}" if tag else "")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise UserError(message)
+
+
+# ----------------------------------------------------------------------------------------------------- parsers
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors fit one line and point to -h."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} ({self.prog} -h lists the options)")
+
+
+def _parser(prog: str, description: str, example: str) -> _Parser:
+    return _Parser(
+        prog=prog,
+        description=description,
+        epilog=f"example: {example}",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def _add_size(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-t", "--size", type=int, default=64, metavar="N", help="mel bands and frames of the feature")
+    parser.add_argument("--n-mels", type=int, metavar="N", help="mel bands, where they differ from --size")
+    parser.add_argument("--frames", type=int, metavar="N", help="frames, where they differ from --size")
+
+
+def _add_gpu(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-g", "--gpu", metavar="G", help="index of a GPU, or cpu; default: a GPU where there is one")
+
+
+def parse_preprocess(argv: Sequence[str] | None = None) -> PreprocessConfig:
+    parser = _parser(
+        "preprocess.py",
+        "Decode every clip of a data set once, check them, and split them into folds.",
+        "python preprocess.py -i DATASET",
+    )
+    default = PreprocessConfig(Path())
+    parser.add_argument("-i", "--input-path", type=Path, required=True, metavar="DIR", help="root of the data set")
+    parser.add_argument("-w", "--work", type=Path, default=default.work, metavar="DIR", help="where results go")
+    parser.add_argument("-k", "--folds", type=int, default=default.folds, metavar="N", help="number of folds")
+    parser.add_argument("--seed", type=int, default=default.seed, help="of the split into folds")
+    parser.add_argument(
+        "--group",
+        choices=("auto", "none"),
+        default=default.group,
+        help="auto: keep a speaker's clips in one fold (names of the form <speaker>_nohash_<n>)",
+    )
+    parser.add_argument("--sample-rate", type=int, metavar="HZ", help="default: the clips' most common one")
+    parser.add_argument(
+        "--clip-seconds", type=float, metavar="S", help="window length; default: 95th percentile of the durations"
+    )
+    return PreprocessConfig(**vars(parser.parse_args(argv)))
+
+
+def parse_train(argv: Sequence[str] | None = None) -> TrainConfig:
+    parser = _parser(
+        "train.py",
+        "Train the folds of one network.",
+        "python train.py -t 224 -m dla60_res2next -f 0 -g 0",
+    )
+    optim = OptimConfig()
+    parser.add_argument(
+        "-i", "--input-path", type=Path, metavar="DIR", help="root of the data set: prepared first where --work is not"
+    )
+    parser.add_argument("-w", "--work", type=Path, default=Path("work"), metavar="DIR", help="what preprocess.py made")
+    _add_size(parser)
+    parser.add_argument("--hop", type=int, metavar="N", help="samples from frame to frame, instead of --frames")
+    parser.add_argument("--n-fft", type=int, metavar="N", help="samples of a frame; default: 2048 at 16 kHz")
+    parser.add_argument("--fmin", type=float, default=0.0, metavar="HZ", help="lowest frequency of the mel bands")
+    parser.add_argument("--fmax", type=float, metavar="HZ", help="highest; default: half the sample rate")
+    parser.add_argument("-m", "--model", default="resnet18", metavar="NAME", help="any timm network")
+    parser.add_argument(
+        "-f", "--fold", default="all", metavar="F", help="0, 0,2, all, or full (every clip, nothing held out)"
+    )
+    _add_gpu(parser)
+    parser.add_argument("--epochs", type=int, default=optim.epochs, metavar="N", help="passes over the clips")
+    parser.add_argument("--batch-size", type=int, default=optim.batch_size, metavar="N", help="clips a step")
+    parser.add_argument("--optimizer", choices=("adamw", "sgd"), default=optim.optimizer, help="sgd is Nesterov's")
+    parser.add_argument("--lr", type=float, default=None, help=f"peak rate; default: {optim.lr:g}, or 0.05 with sgd")
+    parser.add_argument("--weight-decay", type=float, help=f"default: {optim.weight_decay:g}, or 5e-4 with sgd")
+    parser.add_argument("--warmup", type=float, default=optim.warmup, metavar="SHARE", help="share of the steps")
+    parser.add_argument("--ema", type=float, default=optim.ema_decay, metavar="DECAY", help="averaged weights; 0: none")
+    parser.add_argument("--grad-clip", type=float, default=optim.grad_clip, metavar="NORM", help="0: none")
+    parser.add_argument("--label-smoothing", type=float, default=optim.label_smoothing, metavar="SHARE", help=" ")
+    parser.add_argument(
+        "--ohem", type=float, default=optim.ohem, metavar="SHARE", help="learn from this share of a batch, the hardest"
+    )
+    parser.add_argument(
+        "--augment", choices=tuple(AUGMENT_PRESETS), default="base", help="more: masks and background noise too"
+    )
+    parser.add_argument("--mixup", type=float, metavar="ALPHA", help="of the Beta distribution; 0: none")
+    parser.add_argument("--precision", choices=("auto", "32", "bf16", "16"), default=optim.precision, help="of a GPU")
+    parser.add_argument("--seed", type=int, default=0, help="of initial weights, order and augmentation")
+    parser.add_argument("--tag", default="", help="ends the run's name: another setting beside the first")
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument("--weights", type=Path, metavar="FILE", help="start from this file: timm's, or a checkpoint")
+    start.add_argument("--pretrained", action="store_true", help="start from timm's weights (downloads them)")
+    parser.add_argument("--limit", type=int, default=0, metavar="N", help="use N training clips (dry run); 0: all")
+    parser.add_argument("--restart", action="store_true", help="train a finished fold again")
+    a = parser.parse_args(argv)
+    _require(not (a.hop and a.frames), "--hop and --frames: give one of the two")
+    _require(a.hop is None or a.hop >= 1, f"--hop {a.hop}: use at least 1 sample")
+    sgd = a.optimizer == "sgd"
+    augment = AUGMENT_PRESETS[a.augment]
+    if a.mixup is not None:
+        augment = dataclasses.replace(augment, mixup_alpha=a.mixup)
+    return TrainConfig(
+        input_path=a.input_path,
+        work=a.work,
+        model=a.model,
+        features=FeatureOptions(
+            n_mels=a.n_mels or a.size,
+            frames=None if a.hop else a.frames or a.size,
+            hop_samples=a.hop,
+            n_fft=a.n_fft,
+            fmin=a.fmin,
+            fmax=a.fmax,
+        ),
+        augment=augment,
+        optim=OptimConfig(
+            optimizer=a.optimizer,
+            lr=a.lr if a.lr is not None else 0.05 if sgd else optim.lr,
+            weight_decay=a.weight_decay if a.weight_decay is not None else 5e-4 if sgd else optim.weight_decay,
+            warmup=a.warmup,
+            epochs=a.epochs,
+            batch_size=a.batch_size,
+            ema_decay=a.ema,
+            grad_clip=a.grad_clip,
+            label_smoothing=a.label_smoothing,
+            ohem=a.ohem,
+            precision=a.precision,
+        ),
+        folds=_folds(a.fold),
+        gpu=a.gpu,
+        seed=a.seed,
+        tag=a.tag,
+        weights=a.weights,
+        pretrained=a.pretrained,
+        limit=a.limit,
+        restart=a.restart,
+    )
+
+
+def _folds(text: str) -> tuple[Fold, ...] | None:
+    """-f of train.py; None is all of them, whose number only the store knows."""
+    if text == "all":
+        return None
+    if text == FULL:
+        return (FULL,)
+    try:
+        folds = tuple(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError:
+        folds = (-1,)
+    _require(min(folds) >= 0, f"-f {text}: use an index (0), a list (0,2), all or full")
+    return folds
+
+
+def parse_inference(argv: Sequence[str] | None = None) -> InferenceConfig:
+    parser = _parser(
+        "inference.py",
+        "Label clips with an ensemble over folds, views and models.",
+        "python inference.py -t 224 -m dla60_res2next -f 5 -a y",
+    )
+    parser.add_argument("-i", "--input-path", type=Path, metavar="DIR", help="clips to label; default: the test clips")
+    parser.add_argument("-w", "--work", type=Path, default=Path("work"), metavar="DIR", help="holds runs/")
+    _add_size(parser)
+    parser.add_argument("-m", "--model", default="resnet18", metavar="NAMES", help="one timm name or several: a,b")
+    parser.add_argument("--tag", default="", help="of the runs")
+    parser.add_argument("--runs", nargs="+", metavar="RUN", help="folders under runs/, instead of -t, -m and --tag")
+    parser.add_argument("-f", "--folds", default="5", metavar="N", help="folds 0 to N-1, or full")
+    _add_gpu(parser)
+    parser.add_argument("-a", "--tta", choices=("y", "n"), default="y", help="average four views of each clip")
+    parser.add_argument("-o", "--output", type=Path, default=Path("submission.csv"), metavar="CSV", help="to write")
+    parser.add_argument(
+        "--ensemble", choices=("soft", "hard"), default="soft", help="mean of the probabilities, or majority vote"
+    )
+    parser.add_argument(
+        "--sample-submission", type=Path, metavar="CSV", help="header and order to keep; default: the data set's"
+    )
+    parser.add_argument(
+        "--on-bad-clip", choices=("error", "majority"), default="error", help="majority: give it the largest class"
+    )
+    parser.add_argument("--checkpoint", choices=("last", "best"), default="last", help="best: on the held-out fold")
+    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="clips at a time")
+    a = parser.parse_args(argv)
+    n_mels, frames = a.n_mels or a.size, a.frames or a.size
+    if a.folds == FULL:
+        folds: tuple[Fold, ...] = (FULL,)
+    else:
+        _require(a.folds.isdecimal() and int(a.folds) >= 1, f"-f {a.folds}: use the number of folds, or full")
+        folds = tuple(range(int(a.folds)))
+    _require(a.batch_size >= 1, f"--batch-size {a.batch_size}: use at least 1")
+    runs = a.runs or [run_name(model, n_mels, frames, a.tag) for model in a.model.split(",")]
+    return InferenceConfig(
+        input_path=a.input_path,
+        work=a.work,
+        runs=tuple(dict.fromkeys(runs)),
+        folds=folds,
+        gpu=a.gpu,
+        tta=a.tta == "y",
+        output=a.output,
+        ensemble=a.ensemble,
+        sample_submission=a.sample_submission,
+        on_bad_clip=a.on_bad_clip,
+        checkpoint=a.checkpoint,
+        batch_size=a.batch_size,
+    )
+
+
+def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., int]:
+    """Make a script's `main`: what the user can mend is one line on stderr; returns the exit status."""
+
+    def wrapped(argv: Sequence[str] | None = None) -> int:
+        try:
+            main(argv)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("stopped by the user", file=sys.stderr)
+            return 130
+        return 0
+
+    return wrapped

@@ -1,0 +1,198 @@
+"""Metrics, losses, the arithmetic of ensembles, atomic writes, progress: what several modules share.
+
+Metrics and ensembles are NumPy on probabilities; losses are torch on logits. torch is imported where a loss is
+computed, so that `preprocess.py` does without it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+Item = TypeVar("Item")
+Floats = NDArray[Any]  # floating point
+
+# ----------------------------------------------------------------------------------------------------- metrics
+
+
+def accuracy(truth: NDArray[np.integer[Any]], predicted: NDArray[np.integer[Any]]) -> float:
+    """Share of equal entries of two (n,) arrays of class indices; nan where n = 0."""
+    return float(np.mean(truth == predicted)) if len(truth) else math.nan
+
+
+def macro_f1(truth: NDArray[np.integer[Any]], predicted: NDArray[np.integer[Any]], num_classes: int) -> float:
+    """Mean over classes of the F1 score, of two (n,) arrays of class indices.
+
+    A class in neither array does not count; one in a single array counts as 0 (scikit-learn's
+    ``f1_score(average="macro", zero_division=0)``).
+    """
+    confusion = np.bincount(truth * num_classes + predicted, minlength=num_classes**2)
+    confusion = confusion.reshape(num_classes, num_classes)  # (true, predicted)
+    both = confusion.sum(0) + confusion.sum(1)
+    seen = both > 0
+    return float(np.mean(2 * confusion.diagonal()[seen] / both[seen])) if seen.any() else math.nan
+
+
+def wilson_interval(share: float, count: int, z: float = 1.959964) -> tuple[float, float]:
+    """95 % interval of a share seen in `count` independent trials (Wilson 1927)."""
+    if count == 0:
+        return 0.0, 1.0
+    centre = share + z * z / (2 * count)
+    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    scale = 1 + z * z / count
+    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+
+
+def format_accuracy(share: float, count: int) -> str:
+    """An accuracy with its 95 % interval and the number of clips behind it."""
+    low, high = wilson_interval(share, count)
+    return f"{share:.4f} (95% interval {low:.4f}-{high:.4f}, {count:,} clips)"
+
+
+# --------------------------------------------------------------------------------------------------- ensembles
+
+
+def soft_vote(probabilities: Floats) -> Floats:
+    """(members, n, classes) -> (n, classes): the mean of the members' probabilities."""
+    mean: Floats = probabilities.mean(0)
+    return mean
+
+
+def hard_vote(probabilities: Floats) -> Floats:
+    """(members, n, classes) -> (n, classes): each class's share of the members' votes.
+
+    Ties are broken by the mean probability, which adds less than any vote could, so that rows' maxima are the
+    winners; rows sum to one.
+    """
+    members, _, classes = probabilities.shape
+    votes = np.eye(classes)[probabilities.argmax(2)].sum(0)
+    ranked = votes + probabilities.mean(0) / 2  # a mean probability is at most 1, a vote's half
+    return ranked / (members + 0.5)
+
+
+# ------------------------------------------------------------------------------------------------------ losses
+
+
+def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy of each clip, (batch,), from (batch, classes) logits and rows of class weights.
+
+    With smoothing s a row's weight w is spread as (1 - s) w + s w / classes (Szegedy et al. 2016, "Rethinking the
+    Inception architecture"). An all-zero row, an unlabelled clip, costs nothing.
+    """
+    from torch.nn.functional import log_softmax
+
+    log_p = log_softmax(logits.float(), dim=1)
+    loss = -(targets * log_p).sum(1)
+    if label_smoothing:
+        uniform = -log_p.mean(1) * targets.sum(1)
+        loss = (1 - label_smoothing) * loss + label_smoothing * uniform
+    return loss
+
+
+def hardest_mean(loss: Tensor, share: float) -> Tensor:
+    """Mean of the largest `share` of the (batch,) losses, at least one of them.
+
+    Online hard example mining (Shrivastava et al. 2016): 0.9 learns from the hardest 90 % of a batch.
+    """
+    keep = max(1, round(share * len(loss)))
+    return loss.mean() if keep == len(loss) else loss.topk(keep).values.mean()
+
+
+# -------------------------------------------------------------------------------------------------- randomness
+
+
+def seed_of(*key: int) -> int:
+    """A 63-bit seed that depends on every number of the key and on nothing else."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def generator(device: torch.device | str, *key: int) -> torch.Generator:
+    """A generator on `device` seeded from the key, such as (seed, fold, epoch, batch in epoch, rank)."""
+    import torch
+
+    return torch.Generator(device).manual_seed(seed_of(*key))
+
+
+# ------------------------------------------------------------------------------------------------------- files
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; flushed and renamed into place at the end, removed if the body fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield beside
+        with beside.open("rb+") as written:
+            os.fsync(written.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on `path`, a file made for that; waits for whoever has it."""
+    import fcntl
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def update_table(path: Path, row: Mapping[str, Any], key: Sequence[str]) -> None:
+    """Put `row` into a CSV, in place of the rows with the same values under `key`; safe with several writers."""
+    import pandas as pd
+
+    with locked(path.with_name(f".{path.name}.lock")):
+        table = pd.DataFrame([{name: str(value) for name, value in row.items()}])
+        if path.exists():
+            old = pd.read_csv(path, dtype=str, keep_default_na=False)
+            same = np.logical_and.reduce([old[name] == str(row[name]) for name in key])
+            table = pd.concat([old[~same], table]).fillna("").sort_values(list(key))
+        with replacing(path) as beside:
+            table.to_csv(beside, index=False)
+
+
+# ---------------------------------------------------------------------------------------------------- progress
+
+
+def clock(seconds: float) -> str:
+    """A duration as a person says it: 42 s, 3 min 20 s, 2 h 05 min."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+
+
+def progress(items: Iterable[Item], total: int, what: str, every_seconds: float = 10.0) -> Iterator[Item]:
+    """Yield `items`, showing how far it is and the time left: a bar on a terminal, else a line now and then."""
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        yield from tqdm(items, total=total, desc=what, dynamic_ncols=True, leave=False)
+        return
+    start = said = time.monotonic()
+    for done, item in enumerate(items, start=1):
+        yield item
+        now = time.monotonic()
+        if now - said >= every_seconds and done < total:
+            left = clock((now - start) / done * (total - done))
+            print(f"{what}: {done:,} of {total:,}, {left} left", file=sys.stderr, flush=True)
+            said = now
