@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import shlex
 import sys
 import typing
 from collections.abc import Callable, Sequence
@@ -211,6 +212,7 @@ class TrainConfig:
     pretrained: bool = False
     limit: int = 0
     restart: bool = False
+    command: str = ""  # as typed, for the record
 
 
 @dataclass(frozen=True)
@@ -220,6 +222,7 @@ class InferenceConfig:
     input_path: Path | None  # folder of clips; None: the store's test clips
     work: Path
     runs: tuple[str, ...]  # names of folders under runs/
+    size: tuple[int, int] | None  # (n_mels, frames) that they must have; None: any
     folds: tuple[Fold, ...]
     gpu: str | None
     tta: bool = True
@@ -381,6 +384,7 @@ def parse_train(argv: Sequence[str] | None = None) -> TrainConfig:
         pretrained=a.pretrained,
         limit=a.limit,
         restart=a.restart,
+        command=shlex.join(["python", "train.py", *(sys.argv[1:] if argv is None else argv)]),
     )
 
 
@@ -438,6 +442,7 @@ def parse_inference(argv: Sequence[str] | None = None) -> InferenceConfig:
         input_path=a.input_path,
         work=a.work,
         runs=tuple(dict.fromkeys(runs)),
+        size=None if a.runs else (n_mels, frames),
         folds=folds,
         gpu=a.gpu,
         tta=a.tta == "y",

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from arg import UserError
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -67,8 +69,7 @@ def format_accuracy(share: float, count: int) -> str:
 
 def soft_vote(probabilities: Floats) -> Floats:
     """(members, n, classes) -> (n, classes): the mean of the members' probabilities."""
-    mean: Floats = probabilities.mean(0)
-    return mean
+    return probabilities.mean(0)
 
 
 def hard_vote(probabilities: Floats) -> Floats:
@@ -109,6 +110,36 @@ def hardest_mean(loss: Tensor, share: float) -> Tensor:
     """
     keep = max(1, round(share * len(loss)))
     return loss.mean() if keep == len(loss) else loss.topk(keep).values.mean()
+
+
+# ----------------------------------------------------------------------------------------------------- devices
+
+
+def pick_device(gpu: str | None) -> torch.device:
+    """-g: "cpu", an index, or None for the first GPU where there is one. UserError where there is no such GPU."""
+    import torch
+
+    count = torch.cuda.device_count()
+    if gpu is None:
+        return torch.device("cuda", 0) if count else torch.device("cpu")
+    if gpu == "cpu":
+        return torch.device("cpu")
+    if not gpu.isdecimal() or int(gpu) >= count:
+        have = f"this machine has {count} (0 to {count - 1})" if count else "this machine has none that torch can use"
+        raise UserError(f"-g {gpu}: no such GPU, {have}; use -g cpu for the processor")
+    return torch.device("cuda", int(gpu))
+
+
+def pick_precision(precision: str, device: torch.device) -> str:
+    """Lightning's name for --precision; "auto" is bf16 where the chip has it natively, fp16 before, 32 on a CPU."""
+    import torch
+
+    if precision == "auto":
+        if device.type == "cpu":
+            precision = "32"  # bf16 is slower on most processors
+        else:  # torch's own check of bf16 counts emulation
+            precision = "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "16"
+    return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[precision]
 
 
 # -------------------------------------------------------------------------------------------------- randomness

@@ -1,0 +1,189 @@
+"""What happens around the training steps: averaged weights, progress, and the files of a run."""
+
+from __future__ import annotations
+
+import copy
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import WeightAveraging
+from torch import Tensor
+from tqdm import tqdm
+
+from arg import UserError
+from dataset import WaveData
+from model import Classifier, save_checkpoint
+from transform import VIEWS
+from util import clock, generator, replacing
+
+
+class Averaging(WeightAveraging):
+    """Exponential moving average of weights and buffers, with a warm-up.
+
+    After step n the decay is min(decay, (1 + n) / (10 + n)), so that a short run forgets its random start. The
+    averaged weights are what is validated, saved and, in the end, left in the model.
+    """
+
+    def __init__(self, decay: float) -> None:
+        super().__init__(multi_avg_fn=self._lerp)
+        self.decay = decay
+        self._step = 0
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        if step_idx is None:
+            return False
+        self._step = step_idx
+        return True
+
+    @torch.no_grad()
+    def _lerp(self, averaged: Any, current: Any, _count: Any) -> None:
+        if averaged[0].is_floating_point():
+            decay = min(self.decay, (1 + self._step) / (10 + self._step))
+            torch._foreach_lerp_(averaged, current, 1 - decay)
+        else:  # batch normalisation's counters
+            torch._foreach_copy_(averaged, current)
+
+    def averaged_state(self) -> dict[str, Tensor]:
+        """The averaged weights under the model's own names."""
+        assert self._average_model is not None
+        state: dict[str, Tensor] = self._average_model.module.state_dict()
+        return state
+
+
+class Progress(pl.Callback):
+    """How long it will take, then loss, accuracy and the time left: a bar on a terminal, else a line an epoch.
+
+    `folds_left` counts this fold and those to come after it in the same command.
+    """
+
+    def __init__(self, folds_left: int = 1) -> None:
+        self.folds_left = folds_left
+        self.bar: Any = None
+        self.started = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
+        assert isinstance(model, Classifier)
+        expected = expected_seconds(trainer, model)
+        more = f", {clock(expected * self.folds_left)} for {self.folds_left} folds" if self.folds_left > 1 else ""
+        print(f"about {clock(expected)}{more}", flush=True)
+        self.started = time.monotonic()
+        self.bar = tqdm(
+            total=int(trainer.estimated_stepping_batches),
+            desc=f"fold {model.config.fold}",
+            unit="step",
+            dynamic_ncols=True,
+            leave=False,
+            disable=not sys.stderr.isatty(),
+        )
+
+    def on_train_batch_end(self, trainer: pl.Trainer, model: pl.LightningModule, *_: Any) -> None:
+        self.bar.update()
+        if not self.bar.disable and trainer.global_step % 10 == 0:
+            assert isinstance(model, Classifier)
+            scores = model.running_scores()
+            self.bar.set_postfix_str(f"loss {scores['train_loss']:.3f}, accuracy {scores['train_accuracy']:.3f}")
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
+        assert isinstance(model, Classifier)
+        epochs, done = model.config.optim.epochs, trainer.current_epoch + 1
+        scores = model.running_scores() | model.held_out_scores
+        line = f"fold {model.config.fold}, epoch {done}/{epochs}: loss {scores['train_loss']:.3f}"
+        if "valid_loss" in scores:
+            line += f", held out: loss {scores['valid_loss']:.3f}, accuracy {scores['valid_accuracy']:.4f}"
+        left = (time.monotonic() - self.started) / done * (epochs - done)
+        self.bar.write(line + (f", {clock(left)} left" if left else ""), file=sys.stdout)
+        sys.stdout.flush()
+
+    def teardown(self, trainer: pl.Trainer, model: pl.LightningModule, stage: str) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+def expected_seconds(trainer: pl.Trainer, model: Classifier) -> float:
+    """How long the fold will take, from a few steps of a copy; nothing of the run itself changes."""
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    assert isinstance(data, WaveData)
+    wave, target = next(iter(data.train_dataloader()))
+    if model.device.type == "cpu":  # a part of the batch tells as much, sooner
+        wave, target = wave[:16], target[:16]
+    batch = (wave.to(model.device), target.to(model.device))
+    probe = copy.deepcopy(model)
+    draw = generator(model.device, 0)
+
+    def seconds_a_clip(learn: bool) -> float:
+        times = []
+        for _ in range(3):
+            start = time.perf_counter()
+            with torch.set_grad_enabled(learn), trainer.precision_plugin.train_step_context():
+                feature, rows = probe.augmented(*batch, draw)
+                loss = probe.loss(probe.logits(feature), rows)
+            if learn:
+                loss.backward()
+            loss.item()  # waits for the device
+            times.append(time.perf_counter() - start)
+        return min(times) / len(batch[0])
+
+    with torch.random.fork_rng():  # dropout draws from the global generator
+        learning, looking = seconds_a_clip(True), seconds_a_clip(False)
+    epochs = model.config.optim.epochs
+    return epochs * len(data.train) * learning + (epochs + VIEWS) * len(data.valid) * looking
+
+
+class RunFiles(pl.Callback):
+    """Keeps `history.csv`, `last.ckpt`, `best.ckpt` (by held-out accuracy) and `curve.png` of a fold's folder.
+
+    Raises UserError when the loss is no longer a number.
+    """
+
+    def __init__(self, folder: Path, averaging: Averaging | None) -> None:
+        self.folder = folder
+        self.averaging = averaging
+        self.history: list[dict[str, float]] = []
+        self.best = -math.inf
+        self.epoch_started = 0.0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
+        self.epoch_started = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
+        assert isinstance(model, Classifier)
+        scores = model.running_scores()
+        if not math.isfinite(scores["train_loss"]):
+            raise UserError(f"fold {model.config.fold}: the loss is no longer a number; train with a lower --lr")
+        row = {"epoch": trainer.current_epoch, "lr": trainer.optimizers[0].param_groups[0]["lr"]}
+        row |= scores | model.held_out_scores | {"seconds": round(time.monotonic() - self.epoch_started, 2)}
+        self.history.append(row)
+        with replacing(self.folder / "history.csv") as beside:
+            pd.DataFrame(self.history).to_csv(beside, index=False)
+        state = self.averaging.averaged_state() if self.averaging else model.state_dict()
+        save_checkpoint(self.folder / "last.ckpt", model.config, state, finished=False)
+        score = model.held_out_scores.get("valid_accuracy", -math.inf)
+        if score > self.best:
+            self.best = score
+            save_checkpoint(self.folder / "best.ckpt", model.config, state, finished=True)
+
+    def on_train_end(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
+        draw_curve(self.history, self.folder / "curve.png")
+
+
+def draw_curve(history: list[dict[str, float]], path: Path) -> None:
+    """Loss and accuracy by epoch, as a PNG."""
+    from matplotlib.figure import Figure
+
+    table = pd.DataFrame(history)
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        axes.plot(table["epoch"] + 1, table[f"train_{name}"], marker=".", label="training, augmented")
+        if f"valid_{name}" in table:
+            axes.plot(table["epoch"] + 1, table[f"valid_{name}"], marker=".", label="held out, averaged weights")
+        axes.set(xlabel="epoch", ylabel=name)
+        axes.grid(alpha=0.3)
+    axes.legend()
+    with replacing(path) as beside:
+        figure.savefig(beside, format="png", dpi=110)

@@ -1,0 +1,301 @@
+"""The classifier: a log-mel front end and a timm network, how they learn, and how a checkpoint brings them back.
+
+A checkpoint holds plain types and tensors only, and is all that inference needs.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import numpy as np
+import pytorch_lightning as pl
+import timm
+import torch
+from numpy.typing import NDArray
+from timm.models import load_state_dict
+from timm.optim import param_groups_weight_decay  # type: ignore[attr-defined]
+from torch import Tensor, nn
+
+import transform
+from arg import FULL, FeatureConfig, OptimConfig, RunConfig, UserError, from_plain, to_plain
+from dataset import LogMel, as_float
+from util import accuracy, cross_entropy, generator, hardest_mean, macro_f1, replacing
+
+CHECKPOINT_FORMAT = 1
+PRETRAINED = "pretrained"  # RunConfig.weights: timm's own
+
+# ------------------------------------------------------------------------------------------------- the network
+
+
+def build_network(name: str, num_classes: int, features: FeatureConfig, weights: str = "") -> nn.Module:
+    """A timm network for (B, 1, n_mels, frames) features, in channels-last memory.
+
+    `weights` is "" (random), "pretrained" (timm's, downloaded) or a file (timm's, torchvision's or a checkpoint of
+    ours). Three-channel stems are summed into one, and the head is new. UserError where the name is unknown, the
+    weights cannot be had or do not fit, or the network does not take features of that size.
+    """
+    if not timm.is_model(name):
+        close = difflib.get_close_matches(name, timm.list_models(), n=3) or ["resnet18"]
+        raise UserError(f"unknown model {name}: timm has {', '.join(close)} and more (timm.list_models())")
+    options: dict[str, Any] = {}
+    if weights == PRETRAINED:
+        check_download(name)
+        options = {"pretrained": True}
+    elif weights:
+        options = {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": read_weights(Path(weights))}}
+    try:
+        net: nn.Module = timm.create_model(name, in_chans=1, num_classes=num_classes, **options)
+    except (RuntimeError, OSError, ValueError) as error:
+        raise UserError(f"{name}: {weights or 'network'} cannot be loaded: {first_line(error)}") from error
+    if weights and weights != PRETRAINED:
+        given, own = set(options["pretrained_cfg_overlay"]["state_dict"]), set(net.state_dict())
+        if len(given & own) < len(own) / 2:
+            raise UserError(f"{weights}: holds no weights of {name}; give a file made for that network")
+    try:
+        with torch.inference_mode():
+            net.eval()(torch.zeros(1, 1, features.n_mels, features.frames))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        size = f"{features.n_mels}x{features.frames}"
+        raise UserError(f"{name} does not take {size} features ({first_line(error)}): use another -t or -m") from error
+    return net.train().to(memory_format=torch.channels_last)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """A file's weights under the network's own names. UserError where it is missing or no file of weights."""
+    if not path.is_file():
+        raise UserError(f"--weights {path}: no such file")
+    try:
+        state: dict[str, Tensor] = load_state_dict(str(path), weights_only=True)
+    except Exception as error:  # whatever an unpickler or a parser meets in a file from anywhere
+        raise UserError(f"--weights {path}: not a file of weights ({first_line(error)})") from error
+    if any(key.startswith("net.") for key in state):  # a checkpoint of ours
+        state = {key.removeprefix("net."): value for key, value in state.items() if key.startswith("net.")}
+    return state
+
+
+def check_download(name: str, timeout_seconds: float = 5.0) -> None:
+    """UserError, at once, where timm's weights can be neither downloaded nor found in the cache."""
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not (config.hf_hub_id or config.url):
+        raise UserError(f"--pretrained: timm has no weights for {name}")
+    if config.hf_hub_id:
+        file = "model.safetensors"
+        if isinstance(huggingface_hub.try_to_load_from_cache(config.hf_hub_id, file), str):
+            return
+        url = huggingface_hub.hf_hub_url(config.hf_hub_id, file)
+    else:
+        url = str(config.url)
+    try:
+        request = urllib.request.Request(url, method="HEAD")
+        urllib.request.urlopen(request, timeout=timeout_seconds).close()
+    except urllib.error.HTTPError:
+        pass  # the server answers: what it has is timm's to find out
+    except OSError as error:
+        raise UserError(
+            f"--pretrained: cannot download {name} from here ({first_line(error)}); "
+            f"fetch {url} elsewhere and give it as --weights FILE"
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """An error's first line, shortened to fit into one of ours."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return line if len(line) <= 160 else line[:157] + "..."
+
+
+# ----------------------------------------------------------------------------------------------- the classifier
+
+
+class Classifier(pl.LightningModule):
+    """`frontend` (LogMel) and `net` (timm), with the losses and the optimiser that `RunConfig` names.
+
+    `background` is the noise recordings that augmentation mixes in, (samples,) int16; empty for none.
+    """
+
+    background: Tensor
+
+    def __init__(self, config: RunConfig, weights: str = "", background: NDArray[np.int16] | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.frontend = LogMel(config.features)
+        self.net = build_network(config.model, len(config.classes), config.features, weights)
+        noise = torch.zeros(0) if background is None else as_float(torch.from_numpy(background.copy()))
+        self.register_buffer("background", noise, persistent=False)
+        self.held_out_scores: dict[str, float] = {}  # of the last validated epoch
+        self._totals = torch.zeros(3)  # of the epoch so far: loss, right answers, clips
+        self._held_out: list[tuple[Tensor, Tensor]] = []  # logits and targets
+
+    def forward(self, wave: Tensor) -> Tensor:
+        """(B, clip_samples) int16 or float waves -> (B, classes) logits."""
+        return self.logits(self.frontend(as_float(wave) if wave.dtype == torch.int16 else wave))
+
+    def logits(self, feature: Tensor) -> Tensor:
+        """(B, 1, n_mels, frames) features -> (B, classes) logits."""
+        result: Tensor = self.net(feature.contiguous(memory_format=torch.channels_last))
+        return result
+
+    def augmented(self, wave: Tensor, target: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+        """A batch's training features and targets; all randomness comes from `draw`."""
+        augment, features = self.config.augment, self.config.features
+        wave = as_float(wave)
+        shape = (wave.shape[0], wave.shape[1])
+        params = transform.draw_wave(augment, shape, features.sample_rate, len(self.background), draw)
+        feature = self.frontend(transform.apply_wave(wave, params, self.background))
+        if augment.time_masks or augment.freq_masks:
+            feature = transform.apply_masks(feature, transform.draw_masks(augment, len(wave), features, draw))
+        if augment.mixup_alpha:
+            feature, target = transform.apply_mixup(
+                feature, target, *transform.draw_mixup(augment.mixup_alpha, len(wave), draw)
+            )
+        return feature, target
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        optim = self.config.optim
+        return hardest_mean(cross_entropy(logits, target, optim.label_smoothing), optim.ohem)
+
+    # Lightning's hooks
+
+    def on_train_epoch_start(self) -> None:
+        self._totals = torch.zeros(3, device=self.device)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
+        draw = generator(self.device, *seed_key(self.config), self.current_epoch, batch_index, self.global_rank)
+        feature, target = self.augmented(*batch, draw)
+        logits = self.logits(feature)
+        loss = self.loss(logits, target)
+        with torch.no_grad():
+            right = (logits.argmax(1) == target.argmax(1)).sum()
+            self._totals += torch.stack([loss.detach() * len(target), right, right.new_tensor(len(target))])
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
+        wave, target = batch
+        self._held_out.append((self(wave), target))
+
+    def on_validation_epoch_end(self) -> None:
+        logits, target = (torch.cat(parts) for parts in zip(*self._held_out, strict=True))
+        self._held_out = []
+        truth, predicted = (scores.argmax(1).cpu().numpy() for scores in (target, logits))
+        self.held_out_scores = {
+            "valid_loss": float(cross_entropy(logits, target).mean()),
+            "valid_accuracy": accuracy(truth, predicted),
+            "valid_macro_f1": macro_f1(truth, predicted, len(self.config.classes)),
+        }
+
+    def running_scores(self) -> dict[str, float]:
+        """Training loss and accuracy of the epoch so far, on augmented clips."""
+        loss, right, clips = self._totals.tolist()
+        return {"train_loss": loss / max(clips, 1), "train_accuracy": right / max(clips, 1)}
+
+    def configure_optimizers(self) -> Any:
+        optim = self.config.optim
+        optimizer = make_optimizer(self.net, optim)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps, optim.warmup))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def seed_key(config: RunConfig) -> tuple[int, ...]:
+    """What every draw of a run hangs on first: (seed, fold); "full" counts as the fold after any other."""
+    return (config.seed, 1_000_000 if config.fold == FULL else int(config.fold))
+
+
+def make_optimizer(net: nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
+    """AdamW or Nesterov SGD; biases and normalisation are not decayed."""
+    groups = param_groups_weight_decay(net, optim.weight_decay)
+    fused = not optim.grad_clip  # Lightning cannot clip what a fused optimiser unscales
+    if optim.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=optim.lr, fused=fused)
+    return torch.optim.SGD(groups, lr=optim.lr, momentum=0.9, nesterov=True, fused=fused)
+
+
+def rate(step: int, steps: int, warmup: float) -> float:
+    """The learning rate's factor at a step: a linear rise over the share `warmup`, then half a cosine to zero.
+
+    Loshchilov & Hutter 2017, "SGDR", with one cycle.
+    """
+    rise = warmup * steps
+    if step < rise:
+        return (step + 1) / (rise + 1)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1.0, steps - rise))))
+
+
+# -------------------------------------------------------------------------------------------------- checkpoints
+
+
+def save_checkpoint(path: Path, config: RunConfig, state: dict[str, Tensor], finished: bool) -> None:
+    """Write configuration and weights, complete or not at all; an unfinished run's are of use to nobody but itself."""
+    with replacing(path) as beside:
+        torch.save(
+            {
+                "format": CHECKPOINT_FORMAT,
+                "config": to_plain(config),
+                "state_dict": state,
+                "finished": finished,
+            },
+            beside,
+        )
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What `save_checkpoint` wrote, with "config" revived. UserError where it is missing, damaged or foreign."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        written = checkpoint["format"]
+    except Exception as error:  # whatever an unpickler meets in a file from anywhere
+        raise UserError(f"{path}: not a checkpoint of train.py ({first_line(error)})") from error
+    if written != CHECKPOINT_FORMAT:
+        raise UserError(f"{path}: format {written}, this version reads {CHECKPOINT_FORMAT}; train again with --restart")
+    try:
+        return {**checkpoint, "config": from_plain(RunConfig, checkpoint["config"])}
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: damaged configuration ({first_line(error)}); train again with --restart") from error
+
+
+def load_classifier(path: Path) -> Classifier:
+    """The trained classifier of a checkpoint, ready to predict; everything comes from that file."""
+    checkpoint = read_checkpoint(path)
+    model = Classifier(checkpoint["config"])
+    try:
+        model.load_state_dict(checkpoint["state_dict"])
+    except RuntimeError as error:
+        raise UserError(f"{path}: weights and configuration disagree ({first_line(error)})") from error
+    return model.eval()
+
+
+# --------------------------------------------------------------------------------------------------- prediction
+
+
+def predict(
+    models: Sequence[Classifier], waves: Iterable[Tensor], views: int, device: torch.device
+) -> Iterator[NDArray[np.float32]]:
+    """Probabilities of each batch of (B, clip_samples) int16 waves, (models, views, B, classes).
+
+    Each view of a batch is made once, and its features once for all the models that share their settings.
+    """
+    models = [model.to(device).eval() for model in models]
+    for wave in waves:
+        with torch.inference_mode():
+            wave = as_float(wave.to(device))
+            by_view = [_predict_view(models, wave, index) for index in range(views)]
+            yield torch.stack(by_view, dim=1).cpu().numpy()
+
+
+def _predict_view(models: Sequence[Classifier], wave: Tensor, index: int) -> Tensor:
+    features: dict[FeatureConfig, Tensor] = {}
+    probabilities = []
+    for model in models:
+        config = model.config.features
+        if config not in features:
+            features[config] = model.frontend(transform.view(wave, index, config.sample_rate))
+        probabilities.append(model.logits(features[config]).float().softmax(1))
+    return torch.stack(probabilities)

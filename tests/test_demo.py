@@ -1,0 +1,134 @@
+"""The made speech is what it says it is, and the demo's closing report reads the files as they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+import arg
+from demo import run
+
+pytest.importorskip("espeakng_loader", reason="the demo's synthesiser is not installed: requirements-demo.txt")
+
+from demo import speech  # noqa: E402  (after the check that it can work)
+
+VOICES, TEST_VOICES = 3, 2
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("demo") / "speech"
+    speech.make_speech(root, VOICES, TEST_VOICES)
+    return root
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*.wav")}
+
+
+def speakers(root: Path, split: str) -> set[str]:
+    return {path.name.split("_nohash_")[0] for path in (root / split).glob("*/*_nohash_*.wav")}
+
+
+def test_tree_is_a_folder_a_class(root: Path) -> None:
+    files = [path.relative_to(root) for path in root.rglob("*") if path.is_file()]
+    noise = {file.name for file in files if file.parts[1] == "_background_noise_"}
+    assert noise == {"white.wav", "pink.wav"}
+    assert len(files) == len(speech.WORDS) * (VOICES + TEST_VOICES) + len(noise)
+    assert {path.name for path in root.iterdir()} == {"train", "test"}
+    assert {path.name for path in (root / "test").iterdir()} == set(speech.WORDS)
+    assert {path.name for path in (root / "train").iterdir()} == {*speech.WORDS, "_background_noise_"}
+    assert list(root.parent.iterdir()) == [root]  # nothing is left beside it
+
+
+def test_speakers_are_distinct_and_not_shared_by_the_splits(root: Path) -> None:
+    assert len(speakers(root, "train")) == VOICES
+    assert len(speakers(root, "test")) == TEST_VOICES
+    assert not speakers(root, "train") & speakers(root, "test")
+    clips = contents(root)
+    assert len(set(clips.values())) == len(clips)
+
+
+def test_clips_are_short_audible_and_not_clipped(root: Path) -> None:
+    for path in root.rglob("*_nohash_*.wav"):
+        info = soundfile.info(path)
+        assert (info.samplerate, info.channels, info.subtype) == (speech.SAMPLE_RATE, 1, "PCM_16")
+        assert 1.0 <= info.duration < 1.5
+        peak = np.abs(soundfile.read(path)[0]).max()
+        assert 0.05 < peak < 0.8, path
+
+
+def test_the_seed_decides_every_byte(root: Path, tmp_path: Path) -> None:
+    speech.make_speech(tmp_path / "again", VOICES, TEST_VOICES)
+    assert contents(tmp_path / "again") == contents(root)
+    speech.make_speech(tmp_path / "other", 1, 0, seed=1)
+    assert not speakers(tmp_path / "other", "train") & speakers(root, "test")
+
+
+def test_unknown_and_doubled_voices_are_left_out() -> None:
+    voice = speech.Voice("en-us+m1")
+    unknown = speech.Voice("en-us+nobody")
+    double = speech.Voice("en-us+m1", words_per_minute=180)
+    spoken = list(speech._speak([unknown, voice, double]))
+    assert [voice for voice, _ in spoken] == [voice]
+    words = spoken[0][1]
+    assert len(words) == len(speech.WORDS)
+    assert all(0.1 < len(word) / speech.SAMPLE_RATE < 1.5 for word in words)
+
+
+def test_made_speech_never_overwrites(root: Path) -> None:
+    with pytest.raises(arg.UserError, match="not empty"):
+        speech.make_speech(root, 1, 0)
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    """Two folds whose out-of-fold predictions are right in three of four clips."""
+    runs = tmp_path / "work" / "runs" / arg.run_name(run.MODEL, run.SIZE, run.SIZE)
+    for fold, rows in enumerate(("a/1.wav,no,0.9,0.1\na/2.wav,on,0.2,0.8\n", "a/3.wav,no,0.4,0.6\na/4.wav,on,0,1\n")):
+        (runs / f"fold{fold}").mkdir(parents=True)
+        (runs / f"fold{fold}" / "oof.csv").write_text("fname,label,no,on\n" + rows)
+    return tmp_path / "work"
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ("no/x.wav,no\non/x.wav,no\n", "test accuracy         0.5000 (95% interval 0.0945-0.9055, 2 clips)"),
+        ("x.wav,no\ny.wav,on\n", "test accuracy         unknown: no labels"),
+    ],
+)
+def test_report(work: Path, tmp_path: Path, rows: str, expected: str) -> None:
+    submission = tmp_path / "submission.csv"
+    submission.write_text("fname,label\n" + rows)
+    report = run.report(work, submission)
+    assert "out-of-fold accuracy  0.7500 (95% interval" in report
+    assert expected in report
+    assert "inference.py -t 224 -m dla60_res2next -f 5 -a y" in report
+
+
+def test_report_without_test_clips(work: Path, tmp_path: Path) -> None:
+    report = run.report(work, tmp_path / "submission.csv")
+    assert "4 clips" in report
+    assert "test accuracy" not in report
+
+
+def test_report_with_a_submission_of_probabilities(work: Path, tmp_path: Path) -> None:
+    submission = tmp_path / "submission.csv"
+    submission.write_text("id,no,on\nx.wav,0.5,0.5\n")
+    assert "unknown: no labels" in run.report(work, submission)
+
+
+def test_a_failing_script_stops_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("train.py").write_text("raise SystemExit(3)")
+    with pytest.raises(arg.UserError, match=r"train\.py stopped with status 3"):
+        run._run("train.py")
+
+
+def test_a_missing_data_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(arg.UserError, match="no such folder"):
+        run.main(["--data", str(tmp_path / "none")])
