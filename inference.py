@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from arg import InferenceConfig, UserError, command, parse_inference
+from arg import InferenceConfig, RunConfig, UserError, command, parse_inference
 from util import accuracy, clock, format_accuracy, hard_vote, pick_device, progress, replacing, soft_vote
 
 if TYPE_CHECKING:
@@ -50,16 +50,16 @@ def infer(config: InferenceConfig) -> None:
 
 def load_ensemble(config: InferenceConfig) -> list[Classifier]:
     """Every fold of every run, checked to belong together. UserError names what is missing or does not."""
-    from model import load_classifier, read_checkpoint
+    from model import read_checkpoint, restore_classifier
 
     paths = [path for run in config.runs for path in checkpoint_paths(config, run)]
-    unfinished = [path for path in paths if not read_checkpoint(path)["finished"]]
-    if unfinished:
-        raise UserError(f"{unfinished[0]}: training has not finished; run its train.py command again")
-    models = [load_classifier(path) for path in paths]
-    first = models[0].config
-    for path, model in zip(paths, models, strict=True):
-        run, features = model.config, model.config.features
+    checkpoints = [read_checkpoint(path) for path in paths]
+    first: RunConfig = checkpoints[0]["config"]
+    for path, checkpoint in zip(paths, checkpoints, strict=True):
+        run: RunConfig = checkpoint["config"]
+        features = run.features
+        if not checkpoint["finished"]:
+            raise UserError(f"{path}: training has not finished; run its train.py command again")
         if config.size and config.size != (features.n_mels, features.frames):
             asked = "x".join(map(str, config.size))
             raise UserError(f"{path}: made for {features.n_mels}x{features.frames} features, not {asked}; see -t")
@@ -67,15 +67,12 @@ def load_ensemble(config: InferenceConfig) -> list[Classifier]:
             raise UserError(f"{path}: knows other classes than {paths[0]}; give each data set its own --work")
         if run.folds_hash != first.folds_hash:
             raise UserError(f"{path}: stale, trained on other folds or labels than {paths[0]}; train it again")
-        window, needed = (
-            (features.sample_rate, features.clip_samples),
-            (first.features.sample_rate, first.features.clip_samples),
-        )
+        window, needed = ((f.sample_rate, f.clip_samples) for f in (features, first.features))
         if window != needed:
             raise UserError(
                 f"{path}: takes {window[1]} samples at {window[0]} Hz, {paths[0]} {needed[1]} at {needed[0]}"
             )
-    return models
+    return [restore_classifier(path, checkpoint) for path, checkpoint in zip(paths, checkpoints, strict=True)]
 
 
 def checkpoint_paths(config: InferenceConfig, run: str) -> list[Path]:
@@ -212,7 +209,9 @@ def predict_clips(
     vote = soft_vote if config.ensemble == "soft" else hard_vote
     classes, clip_samples = models[0].config.classes, models[0].config.features.clip_samples
     started = time.monotonic()
-    print(f"{len(clips):,} clips, {len(models)} networks x {views} views, {config.ensemble} vote, {device}", flush=True)
+    print(
+        f"{len(clips):,} clips, networks: {len(models)}, views: {views}, {config.ensemble} vote, {device}", flush=True
+    )
     batches = Batches(clips, len(classes), clip_samples, config.batch_size)
 
     def rows() -> Iterator[NDArray[Any]]:

@@ -82,7 +82,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 def check_download(name: str, timeout_seconds: float = 5.0) -> None:
     """UserError, at once, where timm's weights can be neither downloaded nor found in the cache."""
-    config = timm.get_pretrained_cfg(name)
+    try:
+        config = timm.get_pretrained_cfg(name)
+    except RuntimeError as error:  # a tag that it does not know
+        raise UserError(f"--pretrained: {first_line(error)}") from error
     if config is None or not (config.hf_hub_id or config.url):
         raise UserError(f"--pretrained: timm has no weights for {name}")
     if config.hf_hub_id:
@@ -261,15 +264,19 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: damaged configuration ({first_line(error)}); train again with --restart") from error
 
 
-def load_classifier(path: Path) -> Classifier:
-    """The trained classifier of a checkpoint, ready to predict; everything comes from that file."""
-    checkpoint = read_checkpoint(path)
+def restore_classifier(path: Path, checkpoint: dict[str, Any]) -> Classifier:
+    """The trained classifier of what `read_checkpoint` read from `path`, ready to predict."""
     model = Classifier(checkpoint["config"])
     try:
         model.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
         raise UserError(f"{path}: weights and configuration disagree ({first_line(error)})") from error
     return model.eval()
+
+
+def load_classifier(path: Path) -> Classifier:
+    """The trained classifier of a checkpoint, ready to predict; everything comes from that file."""
+    return restore_classifier(path, read_checkpoint(path))
 
 
 # --------------------------------------------------------------------------------------------------- prediction

@@ -206,7 +206,7 @@ def _scan(root: Path) -> _DataSet:
         if unknown := sorted({file.label for file in labelled} - classes - {""}):
             notes.append(f"clips taken as unlabelled, as no class is called so: {_some(unknown, 'folder')} of test/")
         files += [file if file.label in classes else file._replace(label="") for file in labelled]
-    for folder in dict.fromkeys((root, root / "train", train)):
+    for folder in (root, root / "train", root / "train" / "audio"):
         if (folder / NOISE_FOLDER).is_dir():
             files += [f._replace(label="") for f in _find(folder / NOISE_FOLDER, root, "noise", others)]
     if others:
@@ -311,7 +311,7 @@ def _decode(files: Sequence[_File], sample_rate: int, waves: Path) -> list[_Audi
             for samples, audios in _decode_chunks(files, sample_rate):
                 start = out.tell() // 2
                 out.write(samples)
-                yield from (audio._replace(offset=start + audio.offset) for audio in audios)
+                yield from (a._replace(offset=start + a.offset) if a.length else a for a in audios)
 
         done = list(progress(written(), len(files), "decoding"))
         out.flush()
@@ -399,15 +399,10 @@ def _read(path: str, sample_rate: int) -> tuple[NDArray[np.int16], int, int]:
 
     _UnusableError says what is wrong with a file's content or name; soundfile's errors pass.
     """
-    import soundfile
     import soxr
 
-    if UNSAFE_NAME.search(path):
-        raise _UnusableError("its name holds a control character or is not UTF-8")
-    if not os.path.isfile(path):  # noqa: PTH113 (a Path for each of 60,000 files is slow); opening a pipe would wait
-        raise _UnusableError("not a file: a dangling link, a pipe or a device")
     blocks = []
-    with soundfile.SoundFile(path) as file:
+    with _open(path) as file:
         rate, channels = file.samplerate, file.channels
         if not 1000 <= rate <= 384_000:  # a damaged header: resampling from 1 Hz would fill the memory
             raise _UnusableError(f"its sample rate is {rate} Hz")
@@ -429,19 +424,30 @@ def _read(path: str, sample_rate: int) -> tuple[NDArray[np.int16], int, int]:
     return samples.astype("<i2", copy=False), rate, channels
 
 
+def _open(path: str) -> Any:
+    """The soundfile.SoundFile at `path`; _UnusableError for a name or a kind of file that is not opened."""
+    import soundfile
+
+    if UNSAFE_NAME.search(path):
+        raise _UnusableError("its name holds a control character or is not UTF-8")
+    if not os.path.isfile(path):  # noqa: PTH113 (a Path for each of 60,000 files is slow)
+        raise _UnusableError("not a file: a dangling link, a pipe or a device")  # opening a pipe would wait for ever
+    return soundfile.SoundFile(path)
+
+
 def _to_int16(wave: NDArray[np.float32]) -> NDArray[np.int16]:
     return np.clip(np.rint(wave * 32768), -32768, 32767).astype(np.int16)
 
 
 def _common_rate(paths: Sequence[str]) -> int:
     """The most common sample rate (Hz) by the headers: of a sample, or of all files where that leaves a doubt."""
-    import soundfile
 
     def rates(paths: Sequence[str]) -> Counter[int]:
         found = Counter[int]()
         for path in paths:
             try:
-                found[soundfile.info(path).samplerate] += 1
+                with _open(path) as file:
+                    found[file.samplerate] += 1
             except (OSError, ValueError, RuntimeError):
                 continue  # decoding gives the reason
         return found

@@ -147,7 +147,8 @@ def pick_precision(precision: str, device: torch.device) -> str:
 
 def seed_of(*key: int) -> int:
     """A 63-bit seed that depends on every number of the key and on nothing else."""
-    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    sequence = np.random.SeedSequence((len(key), *key))  # the length, since trailing zeros alone change nothing there
+    return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def generator(device: torch.device | str, *key: int) -> torch.Generator:

@@ -180,7 +180,7 @@ def _record(word: Wave, rng: np.random.Generator) -> Wave:
     clip = _filter(clip, tilt_db=rng.uniform(-4, 4), cutoff=rng.uniform(3000, 8000))
     loudness = np.sqrt(np.sum(clip**2) / len(word))
     noise = _filter(rng.standard_normal(len(clip)), tilt_db=rng.uniform(-6, 0))
-    snr_db = rng.uniform(5, 30)
+    snr_db = rng.uniform(10, 30)
     clip += noise / noise.std() * loudness * 10 ** (-snr_db / 20)
     peak_db = rng.uniform(-24, -3)
     return clip / np.abs(clip).max() * 10 ** (peak_db / 20)

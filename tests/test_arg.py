@@ -1,0 +1,104 @@
+"""Command lines and configurations."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import arg
+import inference
+import train
+from arg import FeatureConfig, FeatureOptions, OptimConfig, RunConfig, UserError, from_plain, to_plain
+
+RUN = RunConfig(
+    model="resnet18",
+    classes=("a", "b"),
+    class_counts=(3, 4),
+    features=FeatureConfig(16000, 16000, 64, 64, 254, 2048),
+    augment=arg.AUGMENT_PRESETS["more"],
+    optim=OptimConfig(),
+    fold=0,
+    seed=1,
+    folds_hash="abc",
+)
+
+
+def test_the_documented_commands_parse() -> None:
+    prepared = arg.parse_preprocess(["-i", "DATASET"])
+    trained = arg.parse_train(["-t", "224", "-m", "dla60_res2next", "-f", "0", "-g", "0"])
+    labelled = arg.parse_inference(["-t", "224", "-m", "dla60_res2next", "-f", "5", "-a", "y"])
+    assert (prepared.input_path, prepared.folds, prepared.work) == (Path("DATASET"), 5, Path("work"))
+    assert (trained.model, trained.folds, trained.gpu) == ("dla60_res2next", (0,), "0")
+    assert (trained.features.n_mels, trained.features.frames) == (224, 224)
+    assert labelled.runs == ("dla60_res2next-224x224",)
+    assert labelled.folds == (0, 1, 2, 3, 4)
+    assert labelled.tta
+    assert labelled.output == Path("submission.csv")
+
+
+@pytest.mark.parametrize(("text", "folds"), [("all", None), ("0,2", (0, 2)), ("full", ("full",)), ("3", (3,))])
+def test_folds_of_train(text: str, folds: object) -> None:
+    assert arg.parse_train(["-f", text]).folds == folds
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "-f x",
+        "-f -1",
+        "--epochs 0",
+        "--ohem 0",
+        "--label-smoothing 1",
+        "--batch-size 1",
+        "--hop 512 --frames 32",
+        "-t 4",
+    ],
+)
+def test_train_refuses_what_makes_no_sense(options: str) -> None:
+    with pytest.raises(UserError):
+        arg.parse_train(options.split())
+
+
+def test_an_unknown_flag_is_one_line_that_points_to_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(["--epoch", "3"]) == 2
+    assert inference.main(["--fold", "3"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("error: unrecognized") and "-h" in line for line in lines)
+
+
+@pytest.mark.parametrize(("frames", "hop"), [(32, 517), (64, 254), (128, 126), (224, 72)])
+def test_one_second_gives_exactly_the_frames_asked_for(frames: int, hop: int) -> None:
+    config = FeatureOptions(frames, frames).resolve(16000, 16000)
+    assert config.hop_samples == hop
+    assert config.n_fft == 2048
+    assert 1 + config.padded_samples // hop == frames
+
+
+def test_a_given_hop_gives_librosas_frames() -> None:
+    config = arg.parse_train(["--n-mels", "64", "--hop", "512"]).features.resolve(16000, 16000)
+    assert (config.n_mels, config.frames, config.padded_samples) == (64, 32, 16000)
+
+
+@pytest.mark.parametrize(("rate", "n_fft"), [(8000, 1024), (16000, 2048), (22050, 2048), (44100, 4096)])
+def test_n_fft_follows_the_sample_rate(rate: int, n_fft: int) -> None:
+    assert FeatureOptions().resolve(rate, rate).n_fft == n_fft
+
+
+def test_a_configuration_survives_as_plain_values() -> None:
+    plain = to_plain(RUN)
+    assert from_plain(RunConfig, plain) == RUN
+    for broken in ({**plain, "colour": 1}, {key: value for key, value in plain.items() if key != "seed"}):
+        with pytest.raises(ValueError, match="keys"):
+            from_plain(RunConfig, broken)
+
+
+def test_nothing_heavy_is_imported_before_the_arguments_are_parsed() -> None:
+    heavy = "{'torch', 'pandas', 'librosa', 'sklearn', 'pytorch_lightning', 'matplotlib'}"
+    code = f"import sys, preprocess, train, inference; print({heavy} & set(sys.modules))"
+    root = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

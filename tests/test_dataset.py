@@ -1,0 +1,167 @@
+"""Features against librosa, windows and batches by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import librosa
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from arg import AUGMENT_PRESETS, FeatureOptions, UserError
+from dataset import Batches, Clips, LogMel, Store, WaveData, as_float, gather, one_hot
+
+
+def librosa_decibels(wave: NDArray[np.float32], options: FeatureOptions) -> NDArray[np.float32]:
+    """The oracle: one clip, (n_mels, frames)."""
+    config = options.resolve(16000, len(wave))
+    extra = config.padded_samples - len(wave)
+    mel = librosa.feature.melspectrogram(
+        y=np.pad(wave, (extra // 2, extra - extra // 2)),
+        sr=16000,
+        n_fft=config.n_fft,
+        hop_length=config.hop_samples,
+        n_mels=config.n_mels,
+        fmin=config.fmin,
+        fmax=config.fmax,
+    )
+    return librosa.power_to_db(mel, ref=1, amin=1e-10, top_db=80)  # type: ignore[no-any-return]
+
+
+SIZES = [
+    FeatureOptions(32, 32),
+    FeatureOptions(64, 64),
+    FeatureOptions(128, 128),
+    FeatureOptions(224, 224),
+    FeatureOptions(40, 101),
+    FeatureOptions(64, None, 512),
+    FeatureOptions(32, 64, n_fft=1024, fmin=50, fmax=7000),
+]
+
+
+@pytest.mark.parametrize("options", SIZES, ids=lambda o: f"{o.n_mels}x{o.frames}")
+def test_features_equal_librosas(real_waves: NDArray[np.float32], options: FeatureOptions) -> None:
+    batch = torch.from_numpy(real_waves)
+    ours = LogMel(options.resolve(16000, 16000)).decibels(batch).numpy()
+    theirs = np.stack([librosa_decibels(wave, options) for wave in real_waves])
+    assert ours.shape == theirs.shape
+    np.testing.assert_allclose(ours, theirs, atol=1e-3, rtol=0)
+
+
+def test_normalisation_is_per_clip_and_blind_to_level(real_waves: NDArray[np.float32]) -> None:
+    frontend = LogMel(FeatureOptions(64, 64).resolve(16000, 16000))
+    batch = torch.from_numpy(real_waves)
+    feature = frontend(batch)
+    assert feature.shape == (10, 1, 64, 64)
+    torch.testing.assert_close(feature.mean((1, 2, 3)), torch.zeros(10), atol=1e-4, rtol=0)
+    torch.testing.assert_close(feature.std((1, 2, 3), correction=0), torch.ones(10), atol=1e-4, rtol=0)
+    loud = frontend(4 * batch)
+    torch.testing.assert_close(loud, feature, atol=2e-2, rtol=0)  # but for what falls below the floor of 1e-10
+
+
+def test_a_clip_has_the_same_features_in_any_company(real_waves: NDArray[np.float32]) -> None:
+    frontend = LogMel(FeatureOptions(32, 32).resolve(16000, 16000))
+    batch = torch.from_numpy(real_waves)
+    torch.testing.assert_close(frontend(batch)[3:4], frontend(batch[3:4]), atol=1e-5, rtol=0)
+
+
+def test_silence_becomes_zeros() -> None:
+    feature = LogMel(FeatureOptions(32, 32).resolve(16000, 16000))(torch.zeros(2, 16000))
+    assert torch.equal(feature, torch.zeros(2, 1, 32, 32))
+
+
+def test_empty_mel_bands_are_refused() -> None:
+    with pytest.raises(UserError, match="12 bands empty"):
+        LogMel(FeatureOptions(224, 224, n_fft=512).resolve(16000, 16000))
+    LogMel(FeatureOptions(224, 224).resolve(16000, 16000))
+
+
+def store_of(*clips: list[int]) -> Clips:
+    """Clips of the given samples, back to back."""
+    length = np.array([len(clip) for clip in clips])
+    return Clips(
+        waves=np.concatenate([np.array(clip, np.int16) for clip in clips]),
+        offset=np.cumsum(length) - length,
+        length=length,
+        target=np.arange(len(clips)) % 2,
+        fname=np.array([f"{n}.wav" for n in range(len(clips))], object),
+    )
+
+
+def test_short_clips_are_centred_and_long_ones_cropped() -> None:
+    clips = store_of([1, 2], [3, 4, 5, 6], [1, 2, 3, 4, 5, 6, 7], [8, 9, 10])
+    np.testing.assert_array_equal(
+        clips.windows(np.array([0, 1, 2, 3]), 4), [[0, 1, 2, 0], [3, 4, 5, 6], [2, 3, 4, 5], [0, 8, 9, 10]]
+    )
+    np.testing.assert_array_equal(clips.windows(np.array([3, 0]), 7), [[0, 0, 8, 9, 10, 0, 0], [0, 0, 0, 1, 2, 0, 0]])
+
+
+def test_a_window_larger_than_the_store() -> None:
+    np.testing.assert_array_equal(store_of([1, 2]).windows(np.array([0]), 6), [[0, 0, 1, 2, 0, 0]])
+
+
+def test_drawn_crops_stay_inside_the_clip_and_reach_all_of_it() -> None:
+    clips = store_of([9] * 5, list(range(10, 20)), [9] * 5)
+    drawn = {int(clips.windows(np.array([1]), 8, np.random.default_rng(seed))[0, 0]) for seed in range(40)}
+    assert drawn == {10, 11, 12}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_gather_is_a_padded_slice(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    length = draw.integers(1, 30, 20)
+    offset, waves = np.cumsum(length) - length, draw.integers(-99, 99, length.sum()).astype(np.int16)
+    first = draw.integers(-20, 20, 20)
+    expected = []
+    for o, n, f in zip(offset, length, first, strict=True):
+        padded = np.concatenate([np.zeros(20, np.int16), waves[o : o + n], np.zeros(80, np.int16)])
+        expected.append(padded[20 + f : 20 + f + 25])
+    np.testing.assert_array_equal(gather(waves, offset, length, first, 25), expected)
+
+
+def test_an_epoch_has_every_clip_once_and_its_own_order() -> None:
+    clips = store_of(*[[n, n, n] for n in range(1, 11)])
+
+    def epoch(number: int, seed: tuple[int, ...] | None = (7,)) -> list[list[int]]:
+        return [wave[:, 0].tolist() for wave, _ in Batches(clips, 2, 3, 4, seed, number)]
+
+    first = epoch(0)
+    assert sorted(clip for batch in first for clip in batch) == list(range(1, 11))
+    assert [len(batch) for batch in first] == [4, 3, 3]
+    assert first == epoch(0)
+    assert first != epoch(1)
+    assert first != epoch(0, (8,))
+    assert epoch(0, None) == [[1, 2, 3, 4], [5, 6, 7], [8, 9, 10]]
+
+
+def test_targets_are_rows_of_class_weights() -> None:
+    assert one_hot(np.array([1, -1]), 3).tolist() == [[0, 1, 0], [0, 0, 0]]
+
+
+def test_store_and_folds(store_work: Path) -> None:
+    store = Store.open(store_work)
+    assert (store.classes, store.sample_rate, store.clip_samples) == (("high", "low", "sweep"), 8000, 4000)
+    seen = []
+    for fold in range(2):
+        data = WaveData(store, fold, 8, (0,))
+        assert len(data.train) + len(data.valid) == 36
+        speakers = [{Path(name).name.split("_")[0] for name in part.fname} for part in (data.train, data.valid)]
+        assert not speakers[0] & speakers[1]
+        seen += list(data.valid.fname)
+    assert len(set(seen)) == 36
+    full = WaveData(store, "full", 8, (0,))
+    assert (len(full.train), len(full.valid)) == (36, 0)
+    assert len(store.noise()) == 16000
+    assert len(WaveData(store, 0, 8, (0,), limit=5).train) == 5
+
+
+def test_augmentation_settings_leave_evaluation_alone(store_work: Path) -> None:
+    store = Store.open(store_work)
+    frontend = LogMel(FeatureOptions(32, 32).resolve(store.sample_rate, store.clip_samples))
+    features = []
+    for seed, _ in enumerate(AUGMENT_PRESETS):
+        batches = WaveData(store, 0, 8, (seed,)).val_dataloader()
+        features.append(torch.cat([frontend(as_float(wave)) for wave, _ in batches]))
+    assert all(torch.equal(features[0], other) for other in features[1:])

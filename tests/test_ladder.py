@@ -1,0 +1,67 @@
+"""Every command of docs/ladder.md parses, and one step of it runs at a tiny size."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+from arg import FeatureOptions, RunConfig, TrainConfig, parse_inference, parse_train, run_name
+from dataset import Store, WaveData
+from model import Classifier, make_optimizer
+from train import run_config
+from util import generator
+
+TEXT = (Path(__file__).parents[1] / "docs" / "ladder.md").read_text()
+COMMANDS = [shlex.split(command) for command in re.findall(r"`python (\S+\.py [^`]+)`", TEXT)]
+TRAIN = [words[1:] for words in COMMANDS if words[0] == "train.py"]
+INFER = [words[1:] for words in COMMANDS if words[0] == "inference.py"]
+
+
+def tiny(options: FeatureOptions) -> FeatureOptions:
+    """The same shape, 32 at most on the longer side."""
+    if options.frames is None:
+        return dataclasses.replace(options, n_mels=min(32, options.n_mels), hop_samples=250)
+    return FeatureOptions(32, 32)
+
+
+def test_the_ladder_is_all_there() -> None:
+    assert len(TRAIN) == 11
+    assert len(INFER) == 5
+
+
+@pytest.mark.parametrize("words", TRAIN, ids=" ".join)
+def test_one_step(words: list[str], store_work: Path) -> None:
+    config: TrainConfig = parse_train(words)
+    store = Store.open(store_work)
+    run: RunConfig = run_config(dataclasses.replace(config, features=tiny(config.features)), store, 0)
+    torch.manual_seed(0)
+    model = Classifier(run, background=store.noise() if run.augment.background_probability else None)
+    data = WaveData(store, 0, 4, (0,))
+    wave, target = next(iter(data.train_dataloader()))
+    feature, target = model.augmented(wave, target, generator("cpu", 0))
+    assert feature.shape == (len(wave), 1, run.features.n_mels, run.features.frames)
+    optimizer = make_optimizer(model.net, run.optim)
+    before = [parameter.detach().clone() for parameter in model.net.parameters()]
+    loss = model.loss(model.logits(feature), target)
+    loss.backward()
+    optimizer.step()
+    assert torch.isfinite(loss)
+    changed = [not torch.equal(old, new) for old, new in zip(before, model.net.parameters(), strict=True)]
+    assert sum(changed) > 0.9 * len(changed)
+    with torch.inference_mode():
+        assert model.eval()(wave).shape == (len(wave), 3)
+
+
+@pytest.mark.parametrize("words", INFER, ids=" ".join)
+def test_inference_finds_the_runs_of_the_training_commands(words: list[str]) -> None:
+    trained = {
+        run_name(config.model, config.features.n_mels, config.features.frames or 32, config.tag)
+        for config in map(parse_train, TRAIN)
+        if config.folds is None
+    }
+    assert set(parse_inference(words).runs) <= trained

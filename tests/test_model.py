@@ -1,0 +1,200 @@
+"""The classifier: networks, weights from files, schedule, averaging, checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+
+from arg import NO_AUGMENT, FeatureConfig, OptimConfig, RunConfig, UserError
+from callback import Averaging
+from dataset import as_float
+from model import (
+    Classifier,
+    build_network,
+    check_download,
+    load_classifier,
+    make_optimizer,
+    predict,
+    rate,
+    read_checkpoint,
+    save_checkpoint,
+)
+from transform import VIEWS, view
+
+FEATURES = FeatureConfig(sample_rate=8000, clip_samples=4000, n_mels=32, frames=32, hop_samples=130, n_fft=1024)
+RUN = RunConfig(
+    model="resnet18",
+    classes=("a", "b", "c"),
+    class_counts=(1, 2, 3),
+    features=FEATURES,
+    augment=NO_AUGMENT,
+    optim=OptimConfig(),
+    fold=0,
+    seed=0,
+    folds_hash="x",
+)
+
+
+def waves(count: int = 4) -> torch.Tensor:
+    return torch.randint(-9000, 9000, (count, 4000), generator=torch.Generator().manual_seed(0), dtype=torch.int16)
+
+
+@pytest.fixture(scope="module")
+def model() -> Classifier:
+    torch.manual_seed(0)
+    return Classifier(RUN).eval()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(model: Classifier, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("run") / "last.ckpt"
+    save_checkpoint(path, model.config, model.state_dict(), finished=True)
+    return path
+
+
+@pytest.mark.parametrize("name", ["efficientnet_b0", "mobilenetv3_small_100"])  # the others are in test_ladder.py
+def test_networks_take_one_channel(name: str) -> None:
+    net = build_network(name, 3, FEATURES)
+    assert net(torch.randn(2, 1, 32, 32)).shape == (2, 3)
+
+
+def test_an_unknown_network_and_a_size_that_is_too_small_are_one_line() -> None:
+    with pytest.raises(UserError, match="resnet18"):
+        build_network("resnet81", 3, FEATURES)
+    with pytest.raises(UserError, match="does not take 32x32"):
+        build_network("vit_tiny_patch16_224", 3, FEATURES)
+
+
+def test_a_checkpoint_is_plain_and_brings_the_classifier_back(model: Classifier, checkpoint: Path) -> None:
+    torch.load(checkpoint, weights_only=True)  # raises on anything but plain types and tensors
+    loaded = load_classifier(checkpoint)
+    assert loaded.config == RUN
+    with torch.inference_mode():
+        assert torch.equal(loaded(waves()), model(waves()))
+
+
+class Evil:
+    def __reduce__(self) -> Any:
+        return (print, ("code from a file has run",))
+
+
+def test_bad_checkpoints_are_named_and_run_nothing(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "bad.ckpt"
+    good = torch.load(checkpoint, weights_only=True)
+    contents = {
+        "no such checkpoint": None,
+        "not a checkpoint": b"nonsense",
+        "not a checkpoint of": pickle.dumps({"format": 1, "config": Evil()}),
+        "format 99": {**good, "format": 99},
+        "damaged configuration": {**good, "config": {"model": "resnet18"}},
+        "disagree": {**good, "state_dict": {}},
+    }
+    for message, content in contents.items():
+        bad.unlink(missing_ok=True)
+        if isinstance(content, bytes):
+            bad.write_bytes(content)
+        elif content is not None:
+            torch.save(content, bad)
+        with pytest.raises(UserError, match=message) as caught:
+            load_classifier(bad)
+        assert str(bad) in str(caught.value)
+        assert "\n" not in str(caught.value)
+    assert "code" not in capsys.readouterr().out
+    assert read_checkpoint(checkpoint)["finished"]
+
+
+def test_weights_from_a_file_sum_a_three_channel_stem(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    source = timm.create_model("resnet18", num_classes=1000)
+    path = tmp_path / "resnet18.pth"
+    torch.save(source.state_dict(), path)
+    net = build_network("resnet18", 3, FEATURES, str(path))
+    torch.testing.assert_close(net.conv1.weight, source.conv1.weight.sum(1, keepdim=True))  # type: ignore[union-attr]
+    assert torch.equal(net.layer4[1].conv2.weight, source.layer4[1].conv2.weight)  # type: ignore[index, union-attr]
+    assert net.fc.weight.shape == (3, 512)  # type: ignore[union-attr]
+
+
+def test_weights_from_a_checkpoint_of_ours(model: Classifier, checkpoint: Path) -> None:
+    net = build_network("resnet18", 5, FEATURES, str(checkpoint))
+    assert torch.equal(net.conv1.weight, model.net.conv1.weight)  # type: ignore[union-attr, arg-type]
+
+
+def test_weights_that_do_not_fit(tmp_path: Path, checkpoint: Path) -> None:
+    text = tmp_path / "weights.pth"
+    text.write_text("hello")
+    foreign = tmp_path / "foreign.pth"
+    torch.save({"alpha": torch.zeros(3)}, foreign)
+    for name, path, message in (
+        ("resnet18", tmp_path / "none.pth", "no such file"),
+        ("resnet18", text, "not a file of weights"),
+        ("resnet18", foreign, "holds no weights"),
+        ("mobilenetv3_small_100", checkpoint, "mobilenetv3_small_100"),
+    ):
+        with pytest.raises(UserError, match=message):
+            build_network(name, 3, FEATURES, str(path))
+
+
+def test_pretrained_fails_at_once_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def refuse(request: urllib.request.Request, timeout: float) -> None:
+        asked.append(request.full_url)
+        raise urllib.error.URLError("no route to host")
+
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    with pytest.raises(UserError, match="--weights FILE"):
+        check_download("resnet18")
+    assert len(asked) == 1
+    assert asked[0].endswith("model.safetensors")
+    with pytest.raises(UserError, match="no weights for"):
+        check_download("dla60_res2next.none")
+
+
+def test_learning_rate_rises_then_falls_as_a_cosine() -> None:
+    factors = [rate(step, 100, 0.1) for step in range(100)]
+    assert factors[0] == pytest.approx(1 / 11)
+    assert factors[10] == max(factors) == 1
+    assert factors[55] == pytest.approx(0.5)
+    assert factors[99] == pytest.approx(0.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_biases_and_normalisation_are_not_decayed(model: Classifier, name: str) -> None:
+    optimizer = make_optimizer(model.net, OptimConfig(optimizer=name, weight_decay=0.1))
+    for group in optimizer.param_groups:
+        assert all((parameter.ndim > 1) == (group["weight_decay"] == 0.1) for parameter in group["params"])
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(model.net.parameters()))
+
+
+def test_averaging_warms_up() -> None:
+    averaging = Averaging(decay=0.99)
+    averaged, current = [torch.tensor([0.0])], [torch.tensor([1.0])]
+    for step, expected in ((0, 0.9), (8, 0.95)):  # decays 1/10 and 9/18
+        assert averaging.should_update(step_idx=step)
+        averaging._lerp(averaged, current, None)
+        assert averaged[0].item() == pytest.approx(expected)
+    averaging.should_update(step_idx=10**6)
+    averaged = [torch.tensor([0.0])]
+    averaging._lerp(averaged, current, None)
+    assert averaged[0].item() == pytest.approx(0.01)
+    assert not averaging.should_update(epoch_idx=3)
+
+
+def test_predictions_are_the_views_probabilities(model: Classifier) -> None:
+    torch.manual_seed(5)
+    other = Classifier(dataclasses.replace(RUN, fold=1)).eval()
+    parts = list(predict([model, other], [waves(3), waves(2)], VIEWS, torch.device("cpu")))
+    assert [part.shape for part in parts] == [(2, 4, 3, 3), (2, 4, 2, 3)]
+    with torch.inference_mode():
+        expected = other(view(as_float(waves(3)), 2, 8000)).softmax(1).numpy()
+    assert parts[0][1, 2] == pytest.approx(expected, abs=1e-6)

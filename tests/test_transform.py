@@ -1,0 +1,129 @@
+"""Augmentation with fixed parameters, by hand; draws by their ranges; the views."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+import transform
+from arg import AUGMENT_PRESETS, NO_AUGMENT, AugmentConfig, FeatureOptions
+from dataset import LogMel
+from transform import MaskDraw, WaveDraw
+from util import generator
+
+
+def fixed(batch: int, samples: int, **changes: torch.Tensor) -> WaveDraw:
+    still = WaveDraw(
+        gain=torch.ones(batch),
+        shift=torch.zeros(batch, dtype=torch.long),
+        noise=torch.zeros(batch, samples),
+        background=torch.zeros(batch, dtype=torch.long),
+        background_snr=torch.full((batch,), torch.inf),
+    )
+    return dataclasses.replace(still, **changes)
+
+
+def test_shift_brings_in_zeros_and_nothing_wraps() -> None:
+    wave = torch.tensor([[1.0, 2, 3, 4]] * 3)
+    moved = transform.apply_wave(wave, fixed(3, 4, shift=torch.tensor([1, -2, 0])))
+    assert moved.tolist() == [[0, 1, 2, 3], [3, 4, 0, 0], [1, 2, 3, 4]]
+
+
+def test_gain_comes_before_noise_at_an_absolute_level() -> None:
+    wave = torch.tensor([[1.0, -1.0]])
+    changed = transform.apply_wave(wave, fixed(1, 2, gain=torch.tensor([0.5]), noise=torch.tensor([[0.25, 0.25]])))
+    assert changed.tolist() == [[0.75, -0.25]]
+
+
+def test_background_is_mixed_at_the_drawn_ratio_of_powers() -> None:
+    wave = torch.randn(2, 1000, generator=torch.Generator().manual_seed(0))
+    background = torch.randn(5000, generator=torch.Generator().manual_seed(1)) * 3
+    params = fixed(2, 1000, background=torch.tensor([0, 700]), background_snr=torch.tensor([10.0, torch.inf]))
+    added = transform.apply_wave(wave, params, background) - wave
+    assert torch.equal(added[1], torch.zeros(1000))
+    ratio = 10 * torch.log10(wave[0].square().mean() / added[0].square().mean())
+    assert ratio.item() == pytest.approx(10, abs=1e-3)
+    torch.testing.assert_close(added[0] / added[0].norm(), background[:1000] / background[:1000].norm())
+
+
+def test_draws_stay_in_their_ranges_and_come_from_the_generator() -> None:
+    config = AugmentConfig(gain_db=6, shift_seconds=0.01, noise_std=0.1, background_probability=0.5)
+    first, again, other = (
+        transform.draw_wave(config, (500, 50), 8000, 200, generator("cpu", seed)) for seed in (1, 1, 2)
+    )
+    assert torch.equal(first.noise, again.noise)
+    assert not torch.equal(first.noise, other.noise)
+    assert first.gain.min() >= 10 ** (-6 / 20)
+    assert first.gain.max() <= 10 ** (6 / 20)
+    assert set(first.shift.abs().unique().tolist()) == set(range(81))
+    assert first.noise.std(dim=1).max() < 0.15
+    assert 0.4 < torch.isfinite(first.background_snr).float().mean() < 0.6
+    assert first.background.max() <= 150
+    assert torch.isinf(transform.draw_wave(config, (50, 50), 8000, 0, generator("cpu", 1)).background_snr).all()
+
+
+def test_nothing_to_do_changes_nothing() -> None:
+    wave = torch.randn(3, 100)
+    params = transform.draw_wave(NO_AUGMENT, (3, 100), 8000, 0, generator("cpu", 0))
+    assert torch.equal(transform.apply_wave(wave, params), wave)
+
+
+def test_every_part_of_the_base_set_changes_the_features(real_waves: NDArray[np.float32]) -> None:
+    """A volume change alone is undone by the normalisation; with noise after it, it is not."""
+    frontend = LogMel(FeatureOptions(32, 32).resolve(16000, 16000))
+    wave = torch.from_numpy(real_waves)
+    noise = 0.005 * torch.randn(wave.shape, generator=torch.Generator().manual_seed(0))
+    quiet, loud = (
+        frontend(transform.apply_wave(wave, fixed(10, 16000, gain=torch.full((10,), gain), noise=noise)))
+        for gain in (0.5, 2.0)
+    )
+    assert (quiet - loud).abs().mean() > 0.05
+
+
+def test_masks_cover_just_their_bands() -> None:
+    params = MaskDraw(*(torch.tensor([[value]]) for value in (1, 2, 0, 1)))  # frames 1 and 2, band 0
+    masked = transform.apply_masks(torch.ones(1, 1, 3, 4), params)
+    assert masked[0, 0].tolist() == [[0, 0, 0, 0], [1, 0, 0, 1], [1, 0, 0, 1]]
+
+
+def test_masks_scale_with_the_feature() -> None:
+    config = dataclasses.replace(AUGMENT_PRESETS["more"], time_masks=2, freq_masks=1, mask_share=0.1)
+    features = FeatureOptions(128, 64).resolve(16000, 16000)
+    params = transform.draw_masks(config, 400, features, generator("cpu", 0))
+    assert params.time_width.shape == (400, 2)
+    assert params.time_width.max() == 6
+    assert params.freq_width.max() == 13
+    assert (params.time_start + params.time_width).max() == 64
+    assert params.freq_start.min() == 0
+
+
+def test_mixup_by_hand() -> None:
+    feature = torch.arange(3.0).reshape(3, 1, 1, 1)
+    target = torch.eye(3)
+    mixed, rows = transform.apply_mixup(feature, target, torch.tensor([0.75, 1, 0.5]), torch.tensor([1, 0, 2]))
+    assert mixed.flatten().tolist() == [0.25, 1, 2]
+    assert rows.tolist() == [[0.75, 0.25, 0], [0, 1, 0], [0, 0, 1]]
+    share, partner = transform.draw_mixup(0.3, 1000, generator("cpu", 0))
+    assert 0.5 <= share.min() < share.max() <= 1
+    assert sorted(partner.tolist()) == list(range(1000))
+    expected = np.random.default_rng(0).beta(0.3, 0.3, 100_000)
+    assert share.mean().item() == pytest.approx(np.maximum(expected, 1 - expected).mean(), abs=0.02)
+
+
+def test_views_are_the_same_every_time_and_all_different(real_waves: NDArray[np.float32]) -> None:
+    frontend = LogMel(FeatureOptions(64, 64).resolve(16000, 16000))
+    wave = torch.from_numpy(real_waves)
+    views = [transform.view(wave, index, 16000) for index in range(transform.VIEWS)]
+    assert torch.equal(views[0], wave)
+    features = [frontend(view) for view in views]
+    for index, view in enumerate(views):
+        assert torch.equal(view, transform.view(wave, index, 16000))
+        assert torch.equal(view[4:5], transform.view(wave[4:5], index, 16000))  # whatever the batch
+        for other in features[:index]:
+            assert ((features[index] - other).abs().mean((1, 2, 3)) > 0.02).all()
+    with pytest.raises(ValueError, match="there are 4"):
+        transform.view(wave, 4, 16000)
