@@ -27,7 +27,7 @@ def librosa_decibels(wave: NDArray[np.float32], options: FeatureOptions) -> NDAr
         fmin=config.fmin,
         fmax=config.fmax,
     )
-    return librosa.power_to_db(mel, ref=1, amin=1e-10, top_db=80)  # type: ignore[no-any-return]
+    return librosa.power_to_db(mel, ref=1, amin=1e-10, top_db=80)
 
 
 SIZES = [

@@ -119,14 +119,16 @@ def test_weights_from_a_file_sum_a_three_channel_stem(tmp_path: Path) -> None:
     path = tmp_path / "resnet18.pth"
     torch.save(source.state_dict(), path)
     net = build_network("resnet18", 3, FEATURES, str(path))
-    torch.testing.assert_close(net.conv1.weight, source.conv1.weight.sum(1, keepdim=True))  # type: ignore[union-attr]
-    assert torch.equal(net.layer4[1].conv2.weight, source.layer4[1].conv2.weight)  # type: ignore[index, union-attr]
-    assert net.fc.weight.shape == (3, 512)  # type: ignore[union-attr]
+    stem = source.state_dict()["conv1.weight"].sum(1, keepdim=True)
+    torch.testing.assert_close(net.state_dict()["conv1.weight"], stem)
+    weights = net.state_dict()
+    assert torch.equal(weights["layer4.1.conv2.weight"], source.state_dict()["layer4.1.conv2.weight"])
+    assert weights["fc.weight"].shape == (3, 512)
 
 
 def test_weights_from_a_checkpoint_of_ours(model: Classifier, checkpoint: Path) -> None:
     net = build_network("resnet18", 5, FEATURES, str(checkpoint))
-    assert torch.equal(net.conv1.weight, model.net.conv1.weight)  # type: ignore[union-attr, arg-type]
+    assert torch.equal(net.state_dict()["conv1.weight"], model.net.state_dict()["conv1.weight"])
 
 
 def test_weights_that_do_not_fit(tmp_path: Path, checkpoint: Path) -> None:
