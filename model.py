@@ -122,15 +122,13 @@ class Classifier(pl.LightningModule):
     `background` is the noise recordings that augmentation mixes in, (samples,) int16; empty for none.
     """
 
-    background: Tensor
-
     def __init__(self, config: RunConfig, weights: str = "", background: NDArray[np.int16] | None = None) -> None:
         super().__init__()
         self.config = config
         self.frontend = LogMel(config.features)
         self.net = build_network(config.model, len(config.classes), config.features, weights)
-        noise = torch.zeros(0) if background is None else as_float(torch.from_numpy(background.copy()))
-        self.register_buffer("background", noise, persistent=False)
+        # no buffer: those are averaged and saved
+        self.background = torch.zeros(0) if background is None else as_float(torch.from_numpy(background.copy()))
         self.held_out_scores: dict[str, float] = {}  # of the last validated epoch
         self._totals = torch.zeros(3)  # of the epoch so far: loss, right answers, clips
         self._held_out: list[tuple[Tensor, Tensor]] = []  # logits and targets
@@ -164,6 +162,9 @@ class Classifier(pl.LightningModule):
         return hardest_mean(cross_entropy(logits, target, optim.label_smoothing), optim.ohem)
 
     # Lightning's hooks
+
+    def on_fit_start(self) -> None:
+        self.background = self.background.to(self.device)
 
     def on_train_epoch_start(self) -> None:
         self._totals = torch.zeros(3, device=self.device)

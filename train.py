@@ -6,6 +6,7 @@ torch and what builds on it are imported where they are used, so that ``-h`` and
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 import time
 import warnings
@@ -188,8 +189,8 @@ def fit(model: Classifier, data: WaveData, device: torch.device, folder: Path, f
         trainer.fit(model, datamodule=data)
     except torch.OutOfMemoryError as error:
         raise UserError(f"out of memory on {device}: use a smaller --batch-size than {optim.batch_size}") from error
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    except SystemExit:  # what Lightning makes of Ctrl-C
+        raise KeyboardInterrupt from None
 
 
 def predict_held_out(model: Classifier, data: WaveData, device: torch.device, folder: Path) -> dict[str, float]:
@@ -234,7 +235,7 @@ def conclude(config: TrainConfig, store: Store) -> None:
     else:
         options += f" --n-mels {features.n_mels} --frames {features.frames}"
     options += f" --tag {config.tag}" if config.tag else ""
-    options += f" -w {config.work}" if config.work != Path("work") else ""
+    options += f" -w {shlex.quote(str(config.work))}" if config.work != Path("work") else ""
     if config.folds == (FULL,):
         print(f"next: python inference.py {options} -f full -a y")
         return
