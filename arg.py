@@ -142,6 +142,7 @@ class OptimConfig:
     precision: str = "auto"  # "auto", "32", "bf16" or "16"
 
     def __post_init__(self) -> None:
+        _require(self.grad_clip >= 0, f"--grad-clip {self.grad_clip:g}: use a positive norm, or 0 for none")
         _require(self.epochs >= 1, f"--epochs {self.epochs}: use at least 1")
         _require(self.batch_size >= 2, f"--batch-size {self.batch_size}: use at least 2 (batch normalisation)")
         _require(self.lr > 0, f"--lr {self.lr:g}: use a positive rate")
@@ -254,23 +255,35 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message} ({self.prog} -h lists the options)")
 
 
+class _Help(argparse.HelpFormatter):
+    """Adds the default to an option's help, where there is one to tell and the help does not yet."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30, width=110)
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        told = action.default in (None, False, "", argparse.SUPPRESS) or "default" in text
+        return text if told else f"{text} (default: %(default)s)"
+
+
 def _parser(prog: str, description: str, example: str) -> _Parser:
     return _Parser(
         prog=prog,
         description=description,
         epilog=f"example: {example}",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_Help,
         allow_abbrev=False,
     )
 
 
-def _add_size(parser: argparse.ArgumentParser) -> None:
+def _add_size(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("-t", "--size", type=int, default=64, metavar="N", help="mel bands and frames of the feature")
     parser.add_argument("--n-mels", type=int, metavar="N", help="mel bands, where they differ from --size")
     parser.add_argument("--frames", type=int, metavar="N", help="frames, where they differ from --size")
 
 
-def _add_gpu(parser: argparse.ArgumentParser) -> None:
+def _add_gpu(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("-g", "--gpu", metavar="G", help="index of a GPU, or cpu; default: a GPU where there is one")
 
 
@@ -305,51 +318,62 @@ def parse_train(argv: Sequence[str] | None = None) -> TrainConfig:
         "python train.py -t 224 -m dla60_res2next -f 0 -g 0",
     )
     optim = OptimConfig()
-    parser.add_argument(
+    what = parser.add_argument_group("what to train")
+    what.add_argument(
         "-i", "--input-path", type=Path, metavar="DIR", help="root of the data set: prepared first where --work is not"
     )
-    parser.add_argument("-w", "--work", type=Path, default=Path("work"), metavar="DIR", help="what preprocess.py made")
-    _add_size(parser)
-    parser.add_argument("--hop", type=int, metavar="N", help="samples from frame to frame, instead of --frames")
-    parser.add_argument("--n-fft", type=int, metavar="N", help="samples of a frame; default: 2048 at 16 kHz")
-    parser.add_argument("--fmin", type=float, default=0.0, metavar="HZ", help="lowest frequency of the mel bands")
-    parser.add_argument("--fmax", type=float, metavar="HZ", help="highest; default: half the sample rate")
-    parser.add_argument("-m", "--model", default="resnet18", metavar="NAME", help="any timm network")
-    parser.add_argument(
-        "-f", "--fold", default="all", metavar="F", help="0, 0,2, all, or full (every clip, nothing held out)"
+    what.add_argument("-w", "--work", type=Path, default=Path("work"), metavar="DIR", help="what preprocess.py made")
+    what.add_argument("-m", "--model", default="resnet18", metavar="NAME", help="any timm network")
+    what.add_argument(
+        "-f", "--fold", default="all", metavar="F", help="an index, a list (0,2), all, or full (every clip)"
     )
-    _add_gpu(parser)
-    parser.add_argument("--epochs", type=int, default=optim.epochs, metavar="N", help="passes over the clips")
-    parser.add_argument("--batch-size", type=int, default=optim.batch_size, metavar="N", help="clips a step")
-    parser.add_argument("--optimizer", choices=("adamw", "sgd"), default=optim.optimizer, help="sgd is Nesterov's")
-    parser.add_argument("--lr", type=float, default=None, help=f"peak rate; default: {optim.lr:g}, or 0.05 with sgd")
-    parser.add_argument("--weight-decay", type=float, help=f"default: {optim.weight_decay:g}, or 5e-4 with sgd")
-    parser.add_argument("--warmup", type=float, default=optim.warmup, metavar="SHARE", help="share of the steps")
-    parser.add_argument("--ema", type=float, default=optim.ema_decay, metavar="DECAY", help="averaged weights; 0: none")
-    parser.add_argument("--grad-clip", type=float, default=optim.grad_clip, metavar="NORM", help="0: none")
-    parser.add_argument("--label-smoothing", type=float, default=optim.label_smoothing, metavar="SHARE", help=" ")
-    parser.add_argument(
+    _add_gpu(what)
+    what.add_argument("--tag", default="", help="ends the run's name: another setting beside the first")
+    what.add_argument("--limit", type=int, default=0, metavar="N", help="use N training clips, a dry run; default: all")
+    what.add_argument("--restart", action="store_true", help="train a finished fold again")
+
+    feature = parser.add_argument_group("feature")
+    _add_size(feature)
+    feature.add_argument("--hop", type=int, metavar="N", help="samples from frame to frame, instead of --frames")
+    feature.add_argument("--n-fft", type=int, metavar="N", help="samples of a frame; default: 2048 at 16 kHz")
+    feature.add_argument("--fmin", type=float, default=0.0, metavar="HZ", help="lowest frequency of the mel bands")
+    feature.add_argument("--fmax", type=float, metavar="HZ", help="highest; default: half the sample rate")
+
+    learn = parser.add_argument_group("training")
+    learn.add_argument("--epochs", type=int, default=optim.epochs, metavar="N", help="passes over the clips")
+    learn.add_argument("--batch-size", type=int, default=optim.batch_size, metavar="N", help="clips a step")
+    learn.add_argument("--optimizer", choices=("adamw", "sgd"), default=optim.optimizer, help="sgd is Nesterov's")
+    learn.add_argument("--lr", type=float, metavar="RATE", help=f"peak; default: {optim.lr:g}, or 0.05 with sgd")
+    learn.add_argument(
+        "--weight-decay", type=float, metavar="X", help=f"default: {optim.weight_decay:g}, or 0.0005 with sgd"
+    )
+    learn.add_argument("--warmup", type=float, default=optim.warmup, metavar="SHARE", help="share of the steps")
+    learn.add_argument(
+        "--ema", type=float, default=optim.ema_decay, metavar="X", help="decay of the averaged weights; 0: none"
+    )
+    learn.add_argument(
+        "--grad-clip", type=float, metavar="NORM", default=optim.grad_clip, help="largest; default: none"
+    )
+    learn.add_argument(
+        "--label-smoothing", type=float, default=optim.label_smoothing, metavar="SHARE", help="spread over all classes"
+    )
+    learn.add_argument(
         "--ohem", type=float, default=optim.ohem, metavar="SHARE", help="learn from this share of a batch, the hardest"
     )
-    parser.add_argument(
+    learn.add_argument(
         "--augment", choices=tuple(AUGMENT_PRESETS), default="base", help="more: masks and background noise too"
     )
-    parser.add_argument("--mixup", type=float, metavar="ALPHA", help="of the Beta distribution; 0: none")
-    parser.add_argument("--precision", choices=("auto", "32", "bf16", "16"), default=optim.precision, help="of a GPU")
-    parser.add_argument("--seed", type=int, default=0, help="of initial weights, order and augmentation")
-    parser.add_argument("--tag", default="", help="ends the run's name: another setting beside the first")
-    start = parser.add_mutually_exclusive_group()
+    learn.add_argument("--mixup", type=float, default=0.0, metavar="ALPHA", help="of the Beta distribution; 0: none")
+    learn.add_argument("--precision", choices=("auto", "32", "bf16", "16"), default=optim.precision, help="on a GPU")
+    learn.add_argument("--seed", type=int, default=0, help="of initial weights, order and augmentation")
+    start = learn.add_mutually_exclusive_group()
     start.add_argument("--weights", type=Path, metavar="FILE", help="start from this file: timm's, or a checkpoint")
     start.add_argument("--pretrained", action="store_true", help="start from timm's weights (downloads them)")
-    parser.add_argument("--limit", type=int, default=0, metavar="N", help="use N training clips (dry run); 0: all")
-    parser.add_argument("--restart", action="store_true", help="train a finished fold again")
     a = parser.parse_args(argv)
     _require(not (a.hop and a.frames), "--hop and --frames: give one of the two")
     _require(a.hop is None or a.hop >= 1, f"--hop {a.hop}: use at least 1 sample")
     sgd = a.optimizer == "sgd"
-    augment = AUGMENT_PRESETS[a.augment]
-    if a.mixup is not None:
-        augment = dataclasses.replace(augment, mixup_alpha=a.mixup)
+    augment = dataclasses.replace(AUGMENT_PRESETS[a.augment], mixup_alpha=a.mixup)
     return TrainConfig(
         input_path=a.input_path,
         work=a.work,
@@ -408,7 +432,7 @@ def parse_inference(argv: Sequence[str] | None = None) -> InferenceConfig:
         "Label clips with an ensemble over folds, views and models.",
         "python inference.py -t 224 -m dla60_res2next -f 5 -a y",
     )
-    parser.add_argument("-i", "--input-path", type=Path, metavar="DIR", help="clips to label; default: the test clips")
+    parser.add_argument("-i", "--input-path", type=Path, metavar="DIR", help="folder of clips; default: the test clips")
     parser.add_argument("-w", "--work", type=Path, default=Path("work"), metavar="DIR", help="holds runs/")
     _add_size(parser)
     parser.add_argument("-m", "--model", default="resnet18", metavar="NAMES", help="one timm name or several: a,b")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from sklearn.metrics import accuracy_score
 import inference
 import preprocess
 import train
+from dataset import Batches, Clips, WaveData
+from model import Classifier
 from tests.conftest import CLASSES, RATE, one_error_line, tone
 
 TRAIN = ["-t", "32", "-m", "resnet10t", "--batch-size", "8", "--lr", "4e-3", "-g", "cpu"]
@@ -177,6 +180,37 @@ def test_training_prepares_the_data_first(data_root: Path, tmp_path: Path) -> No
     arguments = [*TRAIN, "-w", str(work), "-i", str(data_root), "-f", "0", "--epochs", "1", "--limit", "8"]
     assert train.main(arguments) == 0
     assert (work / "clips.csv").exists()
+
+
+def test_every_epoch_draws_its_own_order(store_work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    epochs = []
+    made = WaveData._batches
+
+    def noted(data: WaveData, clips: Clips, seed: tuple[int, ...] | None = None, epoch: int = 0) -> Batches:
+        if seed is not None:
+            epochs.append(epoch)
+        return made(data, clips, seed, epoch)
+
+    monkeypatch.setattr(WaveData, "_batches", noted)
+    shutil.copytree(store_work, tmp_path / "work")
+    assert train.main([*TRAIN, "-w", str(tmp_path / "work"), "-f", "0", "--epochs", "3", "--limit", "8"]) == 0
+    assert sorted(set(epochs)) == [0, 1, 2]
+
+
+def test_ctrl_c_ends_in_a_line(
+    store_work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Classifier, "training_step", stop)
+    shutil.copytree(store_work, tmp_path / "work")
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        assert train.main([*TRAIN, "-w", str(tmp_path / "work"), "-f", "0", "--limit", "8"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, handler)  # Lightning ignores further ones
+    assert capsys.readouterr().err.strip().endswith("stopped by the user")
 
 
 @pytest.mark.parametrize(
