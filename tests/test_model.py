@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
-import urllib.error
-import urllib.request
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import timm
 import torch
@@ -146,19 +148,36 @@ def test_weights_that_do_not_fit(tmp_path: Path, checkpoint: Path) -> None:
             build_network(name, 3, FEATURES, str(path))
 
 
-def test_pretrained_fails_at_once_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
+    """A server in the place of the hub that timm downloads from; it has nothing, but answers."""
 
-    def refuse(request: urllib.request.Request, timeout: float) -> None:
-        asked.append(request.full_url)
-        raise urllib.error.URLError("no route to host")
+    class Answer(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_error(404)
 
-    monkeypatch.setattr(urllib.request, "urlopen", refuse)
-    with pytest.raises(UserError, match="--weights FILE"):
-        check_download("resnet18")
-    assert len(asked) == 1
-    assert asked[0].endswith("model.safetensors")
-    with pytest.raises(UserError, match="no weights for"):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    address = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(huggingface_hub, "hf_hub_url", lambda repo, file: f"{address}/{repo}/{file}")
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda repo, file: None)
+    with server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def test_pretrained_needs_a_server_that_answers(hub: ThreadingHTTPServer) -> None:
+    check_download("resnet18")
+    hub.server_close()
+    hub.shutdown()
+    with pytest.raises(UserError, match=r"cannot download resnet18 from here .* give it as --weights FILE"):
+        check_download("resnet18", timeout_seconds=1)
+    with pytest.raises(UserError, match="Invalid pretrained tag"):
         check_download("dla60_res2next.none")
 
 
