@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import re
 import shlex
 import sys
 import typing
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 FULL = "full"  # the fold that holds nothing out
+TIMM_WEIGHTS = "timm:"  # RunConfig.weights where they are timm's own
 Fold = int | str  # an index, or FULL
 Config = TypeVar("Config")
 
@@ -83,6 +85,10 @@ class FeatureOptions:
     def __post_init__(self) -> None:
         _require(self.n_mels >= 8, f"{self.n_mels} mel bands: use at least 8")
         _require(self.frames is None or self.frames >= 8, f"{self.frames} frames: use at least 8")
+        _require(
+            self.n_fft is None or (self.n_fft >= 16 and self.n_fft % 2 == 0),
+            f"--n-fft {self.n_fft}: use an even number from 16",  # an odd one gives a frame less
+        )
 
     def resolve(self, sample_rate: int, clip_samples: int) -> FeatureConfig:
         if self.frames is None:
@@ -142,6 +148,7 @@ class OptimConfig:
     precision: str = "auto"  # "auto", "32", "bf16" or "16"
 
     def __post_init__(self) -> None:
+        _require(self.weight_decay >= 0, f"--weight-decay {self.weight_decay:g}: use 0 or more")
         _require(self.grad_clip >= 0, f"--grad-clip {self.grad_clip:g}: use a positive norm, or 0 for none")
         _require(self.epochs >= 1, f"--epochs {self.epochs}: use at least 1")
         _require(self.batch_size >= 2, f"--batch-size {self.batch_size}: use at least 2 (batch normalisation)")
@@ -165,7 +172,7 @@ class RunConfig:
     fold: Fold
     seed: int
     folds_hash: str  # of the store's (fname, label, fold) table
-    weights: str = ""  # what the network started from: "", "pretrained" or a file
+    weights: str = ""  # what the network started from: "" (random), TIMM_WEIGHTS or a file
     limit: int = 0  # training clips used; 0: all
 
 
@@ -214,6 +221,12 @@ class TrainConfig:
     limit: int = 0
     restart: bool = False
     command: str = ""  # as typed, for the record
+
+    def __post_init__(self) -> None:
+        _require(self.seed >= 0, f"--seed {self.seed}: use 0 or more")
+        _require(self.limit >= 0, f"--limit {self.limit}: use a number of clips, or 0 for all")
+        _require(self.augment.mixup_alpha >= 0, f"--mixup {self.augment.mixup_alpha:g}: use 0 (none) or more")
+        _require(re.fullmatch(r"[\w.-]*", self.tag) is not None, f"--tag {self.tag}: use letters, digits and . _ -")
 
 
 @dataclass(frozen=True)
@@ -379,8 +392,8 @@ def parse_train(argv: Sequence[str] | None = None) -> TrainConfig:
         work=a.work,
         model=a.model,
         features=FeatureOptions(
-            n_mels=a.n_mels or a.size,
-            frames=None if a.hop else a.frames or a.size,
+            n_mels=a.size if a.n_mels is None else a.n_mels,
+            frames=None if a.hop else a.size if a.frames is None else a.frames,
             hop_samples=a.hop,
             n_fft=a.n_fft,
             fmin=a.fmin,
@@ -485,7 +498,7 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., int]:
     def wrapped(argv: Sequence[str] | None = None) -> int:
         try:
             main(argv)
-        except UserError as error:
+        except (UserError, OSError) as error:  # OSError: a full disk, a folder that may not be read or written
             print(f"error: {error}", file=sys.stderr)
             return 2
         except KeyboardInterrupt:

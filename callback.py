@@ -30,8 +30,8 @@ class Averaging(WeightAveraging):
     averaged weights are what is validated, saved and, in the end, left in the model.
     """
 
-    def __init__(self, decay: float) -> None:
-        super().__init__(multi_avg_fn=self._lerp)
+    def __init__(self, decay: float, device: torch.device) -> None:
+        super().__init__(device=device, multi_avg_fn=self._lerp)  # by default it would stay where the model was made
         self.decay = decay
         self._step = 0
 
@@ -71,7 +71,7 @@ class Progress(pl.Callback):
         assert isinstance(model, Classifier)
         expected = expected_seconds(trainer, model)
         more = f", {clock(expected * self.folds_left)} for {self.folds_left} folds" if self.folds_left > 1 else ""
-        print(f"about {clock(expected)}{more}", flush=True)
+        print(f"expected time: {clock(expected)}{more}", flush=True)
         self.started = time.monotonic()
         self.bar = tqdm(
             total=int(trainer.estimated_stepping_batches),
@@ -123,7 +123,8 @@ def expected_seconds(trainer: pl.Trainer, model: Classifier) -> float:
         loss.item()  # waits for the device
         return (time.perf_counter() - start) / min(clips, len(wave))
 
-    with torch.random.fork_rng():  # dropout draws from the global generator
+    # dropout draws from the global generators
+    with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
         clips = 8  # of a slow network a part of the batch tells enough, sooner
         seconds_a_clip(clips, learn=True)  # warms up
         while seconds_a_clip(clips, learn=True) * 4 * clips < 1 and clips < len(wave):
@@ -164,7 +165,7 @@ class RunFiles(pl.Callback):
         score = model.held_out_scores.get("valid_accuracy", -math.inf)
         if score > self.best:
             self.best = score
-            save_checkpoint(self.folder / "best.ckpt", model.config, state, finished=True)
+            save_checkpoint(self.folder / "best.ckpt", model.config, state, finished=False)
 
     def on_train_end(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
         draw_curve(self.history, self.folder / "curve.png")

@@ -162,7 +162,6 @@ class Store:
     sample_rate: int  # Hz
     clip_samples: int
     folds: int
-    grouped: bool
     test_root: Path | None
     sample_submission: Path | None
 
@@ -179,7 +178,6 @@ class Store:
             sample_rate=info["sample_rate"],
             clip_samples=info["clip_samples"],
             folds=info["folds"],
-            grouped=info["grouped"],
             **optional,
         )
 
@@ -198,7 +196,7 @@ class Store:
         return hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()[:16]
 
     def noise(self) -> NDArray[np.int16]:
-        """The background recordings one after the other, (samples,); empty where there are none."""
+        """The background recordings as one, (samples,); empty where there are none."""
         noise = self.clips("noise")
         parts = [noise.waves[o : o + n] for o, n in zip(noise.offset, noise.length, strict=True)]
         return np.concatenate(parts) if parts else np.zeros(0, np.int16)
@@ -243,9 +241,14 @@ class Batches:
     epoch: int = 0
 
     def __len__(self) -> int:
-        return -(-len(self.clips) // self.batch_size)
+        count = -(-len(self.clips) // self.batch_size)
+        if self.seed is None:
+            return count
+        return min(count, len(self.clips) // 2)  # batch normalisation cannot learn from one clip
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        if not len(self):
+            return
         rows = np.arange(len(self.clips))
         if self.seed is not None:
             np.random.default_rng(seed_of(*self.seed, self.epoch)).shuffle(rows)
@@ -275,6 +278,8 @@ class WaveData(pl.LightningDataModule):
         self.train, self.valid = clips.take(~held_out), clips.take(held_out)
         if limit:
             self.train, self.valid = thin(self.train, limit, seed), thin(self.valid, limit, seed)
+        if len(self.train) < 2:
+            raise UserError(f"fold {fold}: {len(self.train)} clips to train on, and at least 2 are needed; see --limit")
         self.num_classes = len(store.classes)
         self.clip_samples = store.clip_samples
         self.batch_size = batch_size

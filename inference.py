@@ -38,7 +38,9 @@ def infer(config: InferenceConfig) -> None:
     device = pick_device(config.gpu)
     models = load_ensemble(config)
     classes = models[0].config.classes
-    with tempfile.TemporaryDirectory(prefix="decoded-", dir=config.work) as scratch:
+    if config.output.is_dir():
+        raise UserError(f"-o {config.output}: is a folder; name the CSV to write")
+    with tempfile.TemporaryDirectory() as scratch:
         test = read_test(config, models[0], Path(scratch))
         form = read_form(config, test, classes)
         probabilities = predict_clips(config, models, test.clips, device)
@@ -55,14 +57,17 @@ def load_ensemble(config: InferenceConfig) -> list[Classifier]:
     paths = [path for run in config.runs for path in checkpoint_paths(config, run)]
     checkpoints = [read_checkpoint(path) for path in paths]
     first: RunConfig = checkpoints[0]["config"]
+    seen: dict[Path, RunConfig] = {}  # by run, its first fold's
     for path, checkpoint in zip(paths, checkpoints, strict=True):
         run: RunConfig = checkpoint["config"]
         features = run.features
-        if not checkpoint["finished"]:
+        if not read_checkpoint(path.with_name("last.ckpt"))["finished"]:
             raise UserError(f"{path}: training has not finished; run its train.py command again")
         if config.size and config.size != (features.n_mels, features.frames):
             asked = "x".join(map(str, config.size))
             raise UserError(f"{path}: made for {features.n_mels}x{features.frames} features, not {asked}; see -t")
+        if run.limit:
+            print(f"warning: {path}: a dry run, trained on {run.limit} clips", file=sys.stderr)
         if run.classes != first.classes:
             raise UserError(f"{path}: knows other classes than {paths[0]}; give each data set its own --work")
         if run.folds_hash != first.folds_hash:
@@ -71,6 +76,11 @@ def load_ensemble(config: InferenceConfig) -> list[Classifier]:
         if window != needed:
             raise UserError(
                 f"{path}: takes {window[1]} samples at {window[0]} Hz, {paths[0]} {needed[1]} at {needed[0]}"
+            )
+        sibling = seen.setdefault(path.parents[1], run)
+        if (run.model, features, run.limit) != (sibling.model, sibling.features, sibling.limit):
+            raise UserError(
+                f"{path}: another network, feature or --limit than in the run's other folds; train it again"
             )
     return [restore_classifier(path, checkpoint) for path, checkpoint in zip(paths, checkpoints, strict=True)]
 
@@ -110,10 +120,14 @@ def read_test(config: InferenceConfig, model: Classifier, scratch: Path) -> Test
     store = Store.open(config.work) if (config.work / STORE).exists() or config.input_path is None else None
     if store and store.folds_hash() != model.config.folds_hash:
         print(f"warning: {config.work} has other folds or labels now than these runs were trained on", file=sys.stderr)
-    ours = config.input_path is None or (
-        store is not None and store.test_root is not None and config.input_path.resolve() == store.test_root.resolve()
-    )
-    clips, rejected = store_test(store, model) if ours and store else folder_test(config, model, scratch)
+    if config.input_path is None:
+        assert store is not None
+        clips, rejected = store_test(store, model)
+        ours = True
+    else:
+        clips, rejected = folder_test(config.input_path, model, scratch)
+        folder = config.input_path.resolve()
+        ours = store is not None and store.test_root in (folder, folder / "audio")
     if len(rejected) and config.on_bad_clip == "error":
         name, reason = rejected.iloc[0][["fname", "reason"]]
         more = f", and {len(rejected) - 1} more" if len(rejected) > 1 else ""
@@ -141,12 +155,11 @@ def store_test(store: Store, model: Classifier) -> tuple[Clips, pd.DataFrame]:
     return clips, rejected
 
 
-def folder_test(config: InferenceConfig, model: Classifier, scratch: Path) -> tuple[Clips, pd.DataFrame]:
+def folder_test(folder: Path, model: Classifier, scratch: Path) -> tuple[Clips, pd.DataFrame]:
     from dataset import clips_of, read_waves
     from preprocess import decode_folder
 
-    assert config.input_path is not None
-    table, rejected = decode_folder(config.input_path, model.config.features.sample_rate, scratch)
+    table, rejected = decode_folder(folder, model.config.features.sample_rate, scratch)
     return clips_of(table, read_waves(scratch), model.config.classes), rejected
 
 
@@ -230,12 +243,12 @@ def write_submission(
     """Write the submission and the probabilities beside it; where labels are known, say how good it is."""
     import pandas as pd
 
-    counts = np.array(test.class_counts, float)
-    known = pd.DataFrame(probabilities, index=list(test.clips.fname), columns=list(classes))
-    unread = pd.DataFrame([counts / counts.sum()] * len(test.bad), index=list(test.bad), columns=list(classes))
-    table = pd.concat([known, unread]).loc[list(form.fnames)]
-    labels = [classes[index] for index in table.to_numpy().argmax(1)]
-    full = table.reset_index(drop=True)
+    prior = np.array(test.class_counts) / sum(test.class_counts)  # what is known of a clip that cannot be read
+    position = {name: row for row, name in enumerate([*test.clips.fname, *test.bad])}
+    rows = np.concatenate([probabilities, np.tile(prior, (len(test.bad), 1))], dtype=np.float32)
+    rows = rows[[position[name] for name in form.fnames]]
+    labels = [classes[index] for index in rows.argmax(1)]
+    full = pd.DataFrame(rows, columns=list(classes))
     full.insert(0, form.header[0], form.ids, allow_duplicates=True)
     short = pd.DataFrame({form.header[0]: form.ids, form.header[1]: labels})
     submission = full[list(form.header)] if form.probabilities else short
@@ -248,7 +261,8 @@ def write_submission(
     labelled = test.clips.target >= 0
     if labelled.any():
         truth, predicted = test.clips.target[labelled], probabilities[labelled].argmax(1)
-        print(f"test accuracy {format_accuracy(accuracy(truth, predicted), len(truth))}")
+        left_out = f", without {len(test.bad)} that could not be read" if test.bad else ""
+        print(f"test accuracy {format_accuracy(accuracy(truth, predicted), len(truth))}{left_out}")
     print(f"{config.output}: {len(submission):,} clips; probabilities in {beside_name}")
 
 

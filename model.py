@@ -24,12 +24,11 @@ from timm.optim import param_groups_weight_decay  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
 import transform
-from arg import FULL, FeatureConfig, OptimConfig, RunConfig, UserError, from_plain, to_plain
+from arg import FULL, TIMM_WEIGHTS, FeatureConfig, OptimConfig, RunConfig, UserError, from_plain, to_plain
 from dataset import LogMel, as_float
 from util import accuracy, cross_entropy, generator, hardest_mean, macro_f1, replacing
 
 CHECKPOINT_FORMAT = 1
-PRETRAINED = "pretrained"  # RunConfig.weights: timm's own
 
 # ------------------------------------------------------------------------------------------------- the network
 
@@ -37,27 +36,28 @@ PRETRAINED = "pretrained"  # RunConfig.weights: timm's own
 def build_network(name: str, num_classes: int, features: FeatureConfig, weights: str = "") -> nn.Module:
     """A timm network for (B, 1, n_mels, frames) features, in channels-last memory.
 
-    `weights` is "" (random), "pretrained" (timm's, downloaded) or a file (timm's, torchvision's or a checkpoint of
+    `weights` is "" (random), TIMM_WEIGHTS (downloaded) or a file (timm's, torchvision's or a checkpoint of
     ours). Three-channel stems are summed into one, and the head is new. UserError where the name is unknown, the
     weights cannot be had or do not fit, or the network does not take features of that size.
     """
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models(), n=3) or ["resnet18"]
         raise UserError(f"unknown model {name}: timm has {', '.join(close)} and more (timm.list_models())")
-    options: dict[str, Any] = {}
-    if weights == PRETRAINED:
+    if weights == TIMM_WEIGHTS:
         check_download(name)
-        options = {"pretrained": True}
+        options: dict[str, Any] = {"pretrained": True}
     elif weights:
-        options = {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": read_weights(Path(weights))}}
+        state = read_weights(Path(weights))
+        own = set(timm.create_model(name, in_chans=1, num_classes=num_classes).state_dict())
+        if len(own & set(state)) < len(own) / 2:
+            raise UserError(f"--weights {weights}: holds no weights of {name}; give a file made for that network")
+        options = {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": state}}
+    else:
+        options = {}
     try:
         net: nn.Module = timm.create_model(name, in_chans=1, num_classes=num_classes, **options)
     except (RuntimeError, OSError, ValueError) as error:
-        raise UserError(f"{name}: {weights or 'network'} cannot be loaded: {first_line(error)}") from error
-    if weights and weights != PRETRAINED:
-        given, own = set(options["pretrained_cfg_overlay"]["state_dict"]), set(net.state_dict())
-        if len(given & own) < len(own) / 2:
-            raise UserError(f"{weights}: holds no weights of {name}; give a file made for that network")
+        raise UserError(f"{name}: {weights or 'the network'} cannot be loaded: {first_line(error)}") from error
     try:
         with torch.inference_mode():
             net.eval()(torch.zeros(1, 1, features.n_mels, features.frames))
@@ -235,13 +235,13 @@ def rate(step: int, steps: int, warmup: float) -> float:
 
 
 def save_checkpoint(path: Path, config: RunConfig, state: dict[str, Tensor], finished: bool) -> None:
-    """Write configuration and weights, complete or not at all; an unfinished run's are of use to nobody but itself."""
+    """Write configuration and weights, complete or not at all, for any machine to read."""
     with replacing(path) as beside:
         torch.save(
             {
                 "format": CHECKPOINT_FORMAT,
                 "config": to_plain(config),
-                "state_dict": state,
+                "state_dict": {name: value.cpu() for name, value in state.items()},
                 "finished": finished,
             },
             beside,

@@ -6,6 +6,7 @@ torch and what builds on it are imported where they are used, so that ``-h`` and
 from __future__ import annotations
 
 import logging
+import re
 import shlex
 import sys
 import time
@@ -18,7 +19,9 @@ import numpy as np
 
 from arg import (
     FULL,
+    TIMM_WEIGHTS,
     Fold,
+    OptimConfig,
     PreprocessConfig,
     RunConfig,
     TrainConfig,
@@ -31,6 +34,7 @@ from arg import (
 from util import accuracy, clock, format_accuracy, macro_f1, pick_device, pick_precision, replacing, update_table
 
 if TYPE_CHECKING:
+    import pytorch_lightning as pl
     import torch
 
     from dataset import Store, WaveData
@@ -48,9 +52,10 @@ def train(config: TrainConfig) -> None:
     """Train the folds that are asked for, one after the other; a finished one is left as it is."""
     device = pick_device(config.gpu)
     store = open_store(config)
-    folds = choose_folds(config, store)
-    for position, fold in enumerate(folds):
-        train_fold(config, store, fold, device, folds_left=len(folds) - position)
+    runs = [run_config(config, store, fold) for fold in choose_folds(config, store)]
+    runs = [run for run in runs if must_train(run, fold_folder(config, run), config.restart)]
+    for position, run in enumerate(runs):
+        train_fold(config, store, run, device, folds_left=len(runs) - position)
     conclude(config, store)
 
 
@@ -87,17 +92,17 @@ def run_config(config: TrainConfig, store: Store, fold: Fold) -> RunConfig:
         fold=fold,
         seed=config.seed,
         folds_hash=store.folds_hash(),
-        weights="pretrained" if config.pretrained else str(config.weights or ""),
+        weights=TIMM_WEIGHTS if config.pretrained else str(config.weights or ""),
         limit=config.limit,
     )
 
 
-def run_folder(config: TrainConfig, store: Store) -> Path:
-    features = config.features.resolve(store.sample_rate, store.clip_samples)
-    return config.work / "runs" / run_name(config.model, features.n_mels, features.frames, config.tag)
+def fold_folder(config: TrainConfig, run: RunConfig) -> Path:
+    name = run_name(run.model, run.features.n_mels, run.features.frames, config.tag)
+    return config.work / "runs" / name / f"fold{run.fold}"
 
 
-def train_fold(config: TrainConfig, store: Store, fold: Fold, device: torch.device, folds_left: int) -> None:
+def train_fold(config: TrainConfig, store: Store, run: RunConfig, device: torch.device, folds_left: int) -> None:
     """Train one fold, predict what it held out, and record both."""
     import torch
 
@@ -105,51 +110,56 @@ def train_fold(config: TrainConfig, store: Store, fold: Fold, device: torch.devi
     from model import Classifier, save_checkpoint, seed_key
     from util import seed_of
 
-    run = run_config(config, store, fold)
-    folder = run_folder(config, store) / f"fold{fold}"
-    if not must_train(run, folder, config.restart):
-        return
+    folder = fold_folder(config, run)
     started = time.monotonic()
     torch.manual_seed(seed_of(*seed_key(run)))  # the network's initial weights
     background = store.noise() if run.augment.background_probability else None
+    if background is not None and len(background) < store.clip_samples:
+        print("warning: no background recordings in _background_noise_, so none are mixed in", file=sys.stderr)
     model = Classifier(run, run.weights, background)
-    data = WaveData(store, fold, run.optim.batch_size, seed_key(run), run.limit)
+    data = WaveData(store, run.fold, run.optim.batch_size, seed_key(run), run.limit)
     print(
-        f"{folder.parent.name}, fold {fold}, {device}: {len(data.train):,} clips to train on, "
-        f"{len(data.valid):,} held out, {run.optim.epochs} epochs, ",
-        end="",
+        f"{folder.parent.name}, fold {run.fold}, {device}: {len(data.train):,} clips to train on, "
+        f"{len(data.valid):,} held out, {run.optim.epochs} epochs",
+        flush=True,
     )
     fit(model, data, device, folder, folds_left)
     scores = predict_held_out(model, data, device, folder) if len(data.valid) else {}
-    save_checkpoint(folder / "last.ckpt", run, model.cpu().state_dict(), finished=True)
+    save_checkpoint(folder / "last.ckpt", run, model.state_dict(), finished=True)
     seconds = time.monotonic() - started
-    row = {"run": folder.parent.name, "fold": fold, **scores, "seconds": round(seconds, 1), "command": config.command}
-    update_table(folder.parents[1] / "summary.csv", row, key=("run", "fold"))
-    said = format_accuracy(scores["accuracy"], len(data.valid)) if scores else "nothing held out"
-    print(f"fold {fold} done in {clock(seconds)}, accuracy {said}\n  {folder / 'last.ckpt'}", flush=True)
+    row = {"run": folder.parent.name, "fold": run.fold, **scores, "seconds": round(seconds, 1)}
+    update_table(folder.parents[1] / "summary.csv", row | {"command": config.command}, key=("run", "fold"))
+    said = format_accuracy(scores["accuracy"], len(data.valid)) if scores else "unknown, nothing held out"
+    print(f"fold {run.fold} done in {clock(seconds)}, accuracy {said}\n  {folder / 'last.ckpt'}", flush=True)
+
+
+def finished_run(folder: Path) -> RunConfig | None:
+    """What was trained in a fold's folder to the end; None where nothing was."""
+    from model import read_checkpoint
+
+    path = folder / "last.ckpt"
+    if not path.exists():
+        return None
+    checkpoint = read_checkpoint(path)
+    run: RunConfig = checkpoint["config"]
+    return run if checkpoint["finished"] else None
 
 
 def must_train(run: RunConfig, folder: Path, restart: bool) -> bool:
     """False where the fold is finished with these settings; UserError where it is finished with others."""
-    from model import read_checkpoint
-
-    path = folder / "last.ckpt"
-    if restart or not path.exists():
-        return True
-    checkpoint = read_checkpoint(path)
-    before: RunConfig = checkpoint["config"]
-    if not checkpoint["finished"] or (before.limit and not run.limit):
-        return True  # broken off, or a dry run
+    before = None if restart else finished_run(folder)
+    if before is None or (before.limit and not run.limit):
+        return True  # nothing there, or a dry run
     if before == run:
         print(f"{folder}: trained already; --restart trains it again")
         return False
     old, new = flat(to_plain(before)), flat(to_plain(run))
     if old.pop("folds_hash") != new.pop("folds_hash"):
-        raise UserError(
-            f"{folder}: stale, trained on other folds or labels; --restart trains it again, --tag beside it"
-        )
-    changes = ", ".join(f"{key} {old[key]} -> {new[key]}" for key in new if old[key] != new[key])
-    raise UserError(f"{folder}: trained with other settings ({changes}); --restart trains it again, --tag beside it")
+        what = "stale, trained on other folds or labels"
+    else:
+        changes = ", ".join(f"{key} {old[key]} -> {new[key]}" for key in new if old[key] != new[key])
+        what = f"trained with other settings ({changes})"
+    raise UserError(f"{folder}: {what}; --restart trains it again, --tag NAME beside it")
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -162,28 +172,19 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def fit(model: Classifier, data: WaveData, device: torch.device, folder: Path, folds_left: int) -> None:
     """Run the training loop; the averaged weights are left in the model, the fold's files in `folder`."""
-    import pytorch_lightning as pl
     import torch
 
     from callback import Averaging, Progress, RunFiles
 
     optim = model.config.optim
-    averaging = Averaging(optim.ema_decay) if optim.ema_decay else None
+    averaging = Averaging(optim.ema_decay, device) if optim.ema_decay else None
     callbacks: list[pl.Callback] = [Progress(folds_left), RunFiles(folder, averaging)]
-    trainer = pl.Trainer(
-        accelerator="gpu" if device.type == "cuda" else "cpu",
-        devices=[device.index] if device.type == "cuda" else 1,
-        precision=pick_precision(optim.precision, device),  # type: ignore[arg-type]
+    trainer = make_trainer(
+        optim,
+        device,
+        callbacks + ([averaging] if averaging else []),
         max_epochs=optim.epochs,
-        gradient_clip_val=optim.grad_clip or None,
         limit_val_batches=1.0 if len(data.valid) else 0,
-        reload_dataloaders_every_n_epochs=1,  # an epoch's order and crops are drawn for that epoch
-        num_sanity_val_steps=0,
-        callbacks=callbacks + ([averaging] if averaging else []),
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
     )
     try:
         trainer.fit(model, datamodule=data)
@@ -191,6 +192,26 @@ def fit(model: Classifier, data: WaveData, device: torch.device, folder: Path, f
         raise UserError(f"out of memory on {device}: use a smaller --batch-size than {optim.batch_size}") from error
     except SystemExit:  # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from None
+
+
+def make_trainer(optim: OptimConfig, device: torch.device, callbacks: list[pl.Callback], **limits: Any) -> pl.Trainer:
+    """Lightning's Trainer on one device, without anything that it would write or print by itself."""
+    import pytorch_lightning as pl
+
+    return pl.Trainer(
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        devices=[device.index] if device.type == "cuda" else 1,
+        precision=pick_precision(optim.precision, device),  # type: ignore[arg-type]
+        gradient_clip_val=optim.grad_clip or None,
+        reload_dataloaders_every_n_epochs=1,  # an epoch's order and crops are drawn for that epoch
+        num_sanity_val_steps=0,
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **limits,
+    )
 
 
 def predict_held_out(model: Classifier, data: WaveData, device: torch.device, folder: Path) -> dict[str, float]:
@@ -226,37 +247,33 @@ def predict_held_out(model: Classifier, data: WaveData, device: torch.device, fo
 
 def conclude(config: TrainConfig, store: Store) -> None:
     """Say what is known of the run over all its finished folds, and what to type next."""
-    folder = run_folder(config, store)
-    finished = [fold for fold in range(store.folds) if (folder / f"fold{fold}" / "oof.npz").exists()]
-    features = config.features.resolve(store.sample_rate, store.clip_samples)
-    options = f"-m {config.model}"
-    if features.n_mels == features.frames:
-        options = f"-t {features.n_mels} {options}"
-    else:
-        options += f" --n-mels {features.n_mels} --frames {features.frames}"
-    options += f" --tag {config.tag}" if config.tag else ""
-    options += f" -w {shlex.quote(str(config.work))}" if config.work != Path("work") else ""
-    if config.folds == (FULL,):
-        print(f"next: python inference.py {options} -f full -a y")
+    runs = [run_config(config, store, fold) for fold in range(store.folds)]
+    folders = [fold_folder(config, run) for run in runs]
+    missing = [str(run.fold) for run, folder in zip(runs, folders, strict=True) if finished_run(folder) != run]
+    full = config.folds == (FULL,)
+    if missing and not full:
+        others = re.sub(r"\s(-f ?|--fold[ =])\S+", "", config.command or "python train.py")
+        print(f"next: {others} -f {','.join(missing)}")
         return
-    if len(finished) == store.folds:
-        parts = [np.load(folder / f"fold{fold}" / "oof.npz") for fold in finished]
+    if not full:
+        parts = [np.load(folder / "oof.npz") for folder in folders]
         target = np.concatenate([part["target"] for part in parts])
         predicted = np.concatenate([part["probabilities"].mean(0).argmax(1) for part in parts])
-        print(
-            f"all {store.folds} folds: out-of-fold accuracy {format_accuracy(accuracy(target, predicted), len(target))}"
-        )
-        print(f"next: python inference.py {options} -f {store.folds} -a y")
-        return
-    missing = ",".join(str(fold) for fold in range(store.folds) if fold not in finished)
-    print(f"next: python train.py {options} -f {missing}, with the other options as before")
+        said = format_accuracy(accuracy(target, predicted), len(target))
+        print(f"all {store.folds} folds: out-of-fold accuracy {said}")
+    options = ["-w", str(config.work)] if config.work != Path("work") else []
+    n_mels, frames = runs[0].features.n_mels, runs[0].features.frames
+    options += ["-t", str(n_mels)] if n_mels == frames else ["--n-mels", str(n_mels), "--frames", str(frames)]
+    options += ["-m", config.model] + (["--tag", config.tag] if config.tag else [])
+    print(f"next: python inference.py {shlex.join(options)} -f {FULL if full else store.folds} -a y")
 
 
 def quieten() -> None:
-    """Keep Lightning's remarks on things that are as they should be off the terminal."""
+    """Keep remarks on things that are as they should be off the terminal."""
     import pytorch_lightning as _  # noqa: F401 (its import sets the level anew)
 
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    for name in ("pytorch_lightning", "timm"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
 
 

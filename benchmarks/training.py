@@ -37,7 +37,7 @@ from callback import Averaging
 from dataset import Store, WaveData
 from model import Classifier, make_optimizer, seed_key
 from preprocess import preprocess
-from train import quieten, run_config
+from train import make_trainer, quieten, run_config
 from util import pick_device, pick_precision
 
 GSC12 = Path(__file__).parents[2] / "shared" / "data" / "gsc12"
@@ -136,23 +136,14 @@ def pipeline(config: TrainConfig, store: Store, device: torch.device) -> Callabl
     run = run_config(config, store, 0)
     model = Classifier(run)
     data = WaveData(store, 0, run.optim.batch_size, seed_key(run))
+    batches = -(-len(data.train) // run.optim.batch_size)
+    full_batches = run.optim.batch_size * batches / len(data.train)  # an epoch's batches are even, and a little smaller
 
     def seconds(steps: int) -> float:
         timer = Timer(device)
-        trainer = pl.Trainer(
-            accelerator="gpu" if device.type == "cuda" else "cpu",
-            devices=[device.index] if device.type == "cuda" else 1,
-            precision=pick_precision("auto", device),  # type: ignore[arg-type]
-            max_steps=steps + 2,
-            limit_val_batches=0,
-            callbacks=[timer, Averaging(run.optim.ema_decay)],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        trainer.fit(model, datamodule=data)
-        return timer.seconds
+        callbacks = [timer, Averaging(run.optim.ema_decay, device)]
+        make_trainer(run.optim, device, callbacks, max_steps=steps + 2, limit_val_batches=0).fit(model, datamodule=data)
+        return timer.seconds * full_batches
 
     return seconds
 

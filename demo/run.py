@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import shlex
 import subprocess
@@ -80,7 +81,8 @@ def _parse(argv: Sequence[str] | None) -> tuple[Path | None, Path]:
     if options.data is not None:
         if not options.data.is_dir():
             raise UserError(f"--data {options.data}: no such folder")
-        out /= f"data-{options.data.resolve().name}"  # work of one data set must not meet another's
+        path = options.data.resolve()  # work of one data set must not meet another's of the same name
+        out /= f"data-{path.name}-{hashlib.sha256(str(path).encode()).hexdigest()[:6]}"
     return options.data, options.out or out
 
 
@@ -123,7 +125,7 @@ def _test_labels(submission: Path) -> tuple[list[str], list[str]]:
     table = pd.read_csv(submission, dtype=str, keep_default_na=False)
     if list(table.columns) != ["fname", "label"]:  # a sample submission may ask for anything
         return [""], [""]
-    return [PurePosixPath(name).parent.name for name in table["fname"]], list(table["label"])
+    return [PurePosixPath(name).parts[0] for name in table["fname"]], list(table["label"])
 
 
 def _accuracy(truth: Sequence[str], predicted: Sequence[str]) -> str:

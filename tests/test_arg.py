@@ -54,6 +54,13 @@ def test_folds_of_train(text: str, folds: object) -> None:
         "--label-smoothing 1",
         "--batch-size 1",
         "--hop 512 --frames 32",
+        "--seed -1",
+        "--limit -1",
+        "--mixup -1",
+        "--n-fft 1025",
+        "--n-mels 0",
+        "--tag a/b",
+        "--weight-decay -1",
         "-t 4",
     ],
 )

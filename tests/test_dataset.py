@@ -10,8 +10,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from arg import AUGMENT_PRESETS, FeatureOptions, UserError
-from dataset import Batches, Clips, LogMel, Store, WaveData, as_float, gather, one_hot
+from arg import FeatureOptions, UserError
+from dataset import Batches, Clips, LogMel, Store, WaveData, gather, one_hot
 
 
 def librosa_decibels(wave: NDArray[np.float32], options: FeatureOptions) -> NDArray[np.float32]:
@@ -157,11 +157,20 @@ def test_store_and_folds(store_work: Path) -> None:
     assert len(WaveData(store, 0, 8, (0,), limit=5).train) == 5
 
 
-def test_augmentation_settings_leave_evaluation_alone(store_work: Path) -> None:
-    store = Store.open(store_work)
-    frontend = LogMel(FeatureOptions(32, 32).resolve(store.sample_rate, store.clip_samples))
-    features = []
-    for seed, _ in enumerate(AUGMENT_PRESETS):
-        batches = WaveData(store, 0, 8, (seed,)).val_dataloader()
-        features.append(torch.cat([frontend(as_float(wave)) for wave, _ in batches]))
-    assert all(torch.equal(features[0], other) for other in features[1:])
+def test_batches_never_hold_a_single_clip_to_learn_from() -> None:
+    def sizes(clips: int, batch_size: int, seed: tuple[int, ...] | None = (0,)) -> list[int]:
+        return [len(wave) for wave, _ in Batches(store_of(*[[1]] * clips), 2, 1, batch_size, seed)]
+
+    assert sizes(3, 2) == [3]
+    assert sizes(9, 4) == [3, 3, 3]
+    assert sizes(65, 64) == [33, 32]
+    assert sizes(3, 2, None) == [2, 1]
+
+
+def test_no_clips_make_no_batches() -> None:
+    assert list(Batches(store_of([1]).take(np.zeros(0, np.int64)), 2, 1, 4)) == []
+
+
+def test_too_few_clips_to_train_on(store_work: Path) -> None:
+    with pytest.raises(UserError, match="at least 2"):
+        WaveData(Store.open(store_work), 0, 8, (0,), limit=1)

@@ -34,7 +34,10 @@ def test_the_ladder_is_all_there() -> None:
     assert len(INFER) == 5
 
 
-@pytest.mark.parametrize("words", TRAIN, ids=" ".join)
+OTHERS = [["-m", "efficientnet_b0", "-t", "64"], ["-m", "mobilenetv3_small_100", "-t", "32", "--optimizer", "sgd"]]
+
+
+@pytest.mark.parametrize("words", TRAIN + OTHERS, ids=" ".join)
 def test_one_step(words: list[str], store_work: Path) -> None:
     config: TrainConfig = parse_train(words)
     store = Store.open(store_work)

@@ -15,7 +15,7 @@ import pytest
 import timm
 import torch
 
-from arg import NO_AUGMENT, FeatureConfig, OptimConfig, RunConfig, UserError
+from arg import AUGMENT_PRESETS, NO_AUGMENT, FeatureConfig, OptimConfig, RunConfig, UserError
 from callback import Averaging
 from dataset import as_float
 from model import (
@@ -30,6 +30,7 @@ from model import (
     save_checkpoint,
 )
 from transform import VIEWS, view
+from util import generator
 
 FEATURES = FeatureConfig(sample_rate=8000, clip_samples=4000, n_mels=32, frames=32, hop_samples=130, n_fft=1024)
 RUN = RunConfig(
@@ -60,12 +61,6 @@ def checkpoint(model: Classifier, tmp_path_factory: pytest.TempPathFactory) -> P
     path = tmp_path_factory.mktemp("run") / "last.ckpt"
     save_checkpoint(path, model.config, model.state_dict(), finished=True)
     return path
-
-
-@pytest.mark.parametrize("name", ["efficientnet_b0", "mobilenetv3_small_100"])  # the others are in test_ladder.py
-def test_networks_take_one_channel(name: str) -> None:
-    net = build_network(name, 3, FEATURES)
-    assert net(torch.randn(2, 1, 32, 32)).shape == (2, 3)
 
 
 def test_an_unknown_network_and_a_size_that_is_too_small_are_one_line() -> None:
@@ -197,8 +192,22 @@ def test_biases_and_normalisation_are_not_decayed(model: Classifier, name: str) 
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(model.net.parameters()))
 
 
+def test_augmentation_changes_training_and_never_evaluation() -> None:
+    logits, features = [], []
+    for augment in AUGMENT_PRESETS.values():
+        torch.manual_seed(0)
+        model = Classifier(dataclasses.replace(RUN, augment=augment), background=waves().flatten().numpy()).eval()
+        with torch.inference_mode():
+            logits.append(model(waves()))
+            features.append(model.augmented(waves(), torch.eye(3)[[0, 1, 2, 0]], generator("cpu", 0))[0])
+    assert torch.equal(logits[0], logits[1])
+    assert torch.equal(logits[0], logits[2])
+    assert not torch.equal(features[0], features[1])
+    assert not torch.equal(features[1], features[2])
+
+
 def test_averaging_warms_up() -> None:
-    averaging = Averaging(decay=0.99)
+    averaging = Averaging(0.99, torch.device("cpu"))
     averaged, current = [torch.tensor([0.0])], [torch.tensor([1.0])]
     for step, expected in ((0, 0.9), (8, 0.95)):  # decays 1/10 and 9/18
         assert averaging.should_update(step_idx=step)

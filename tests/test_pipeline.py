@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import signal
 from pathlib import Path
@@ -11,14 +12,16 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
+from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score
 
 import inference
 import preprocess
 import train
-from dataset import Batches, Clips, WaveData
-from model import Classifier
+from dataset import Batches, Clips, Store, WaveData
+from model import Classifier, load_classifier, predict
 from tests.conftest import CLASSES, RATE, one_error_line, tone
+from util import hard_vote
 
 TRAIN = ["-t", "32", "-m", "resnet10t", "--batch-size", "8", "--lr", "4e-3", "-g", "cpu"]
 INFER = ["-t", "32", "-m", "resnet10t", "-f", "2", "-g", "cpu"]
@@ -112,7 +115,6 @@ def test_runs_alone_label_a_folder(trained: Path, data_root: Path, tmp_path: Pat
     assert inference.main(arguments) == 0
     assert list(read(output)["label"]) == list(read(trained / "submission.csv")["label"])
     assert read(output)["fname"][0].startswith("more/high-")
-    assert not list((tmp_path / "work").glob("decoded-*"))
 
 
 def test_a_sample_submission_is_kept_in_header_and_order(trained: Path, tmp_path: Path) -> None:
@@ -133,11 +135,37 @@ def test_a_sample_submission_is_kept_in_header_and_order(trained: Path, tmp_path
     assert list(table[["low", "sweep", "high"]].idxmax(axis=1)) == list(labels["word"])
 
 
-@pytest.mark.parametrize("options", [["-a", "n"], ["--ensemble", "hard"], ["--runs", RUN], ["--checkpoint", "best"]])
-def test_other_ways_to_ensemble(trained: Path, tmp_path: Path, options: list[str]) -> None:
-    output = tmp_path / "out.csv"
-    assert inference.main([*INFER, "-w", str(trained / "work"), "-o", str(output), *options]) == 0
-    assert len(read(output)) == 6
+def test_a_reloaded_checkpoint_predicts_what_was_recorded(trained: Path) -> None:
+    """So the averaged weights, which were validated, are those that were saved."""
+    store = Store.open(trained / "work")
+    for fold in range(2):
+        folder = trained / "work" / "runs" / RUN / f"fold{fold}"
+        waves = (wave for wave, _ in WaveData(store, fold, 8, (0,)).val_dataloader())
+        parts = list(predict([load_classifier(folder / "last.ckpt")], waves, 4, torch.device("cpu")))
+        oof = np.load(folder / "oof.npz")
+        np.testing.assert_array_equal(np.concatenate([part[0] for part in parts], axis=1), oof["probabilities"])
+        history = pd.read_csv(folder / "history.csv")
+        assert history["valid_accuracy"].iloc[-1] == accuracy_score(oof["target"], oof["probabilities"][0].argmax(1))
+
+
+def test_other_ways_to_ensemble(trained: Path, tmp_path: Path) -> None:
+    store = Store.open(trained / "work")
+    folders = [trained / "work" / "runs" / RUN / f"fold{fold}" for fold in range(2)]
+    waves = [wave for wave, _ in Batches(store.clips("test"), 3, store.clip_samples, 64)]
+
+    def members(checkpoint: str, views: int) -> NDArray[np.float32]:  # (networks, clips, classes)
+        models = [load_classifier(folder / checkpoint) for folder in folders]
+        return next(predict(models, waves, views, torch.device("cpu"))).mean(1)
+
+    for options, expected in (
+        (["-a", "n"], members("last.ckpt", 1).mean(0)),
+        (["--runs", RUN], members("last.ckpt", 4).mean(0)),
+        (["--checkpoint", "best"], members("best.ckpt", 4).mean(0)),
+        (["--ensemble", "hard"], hard_vote(members("last.ckpt", 4))),
+    ):
+        assert inference.main([*INFER, "-w", str(trained / "work"), "-o", str(tmp_path / "out.csv"), *options]) == 0
+        table = read(tmp_path / "out_probabilities.csv")
+        np.testing.assert_allclose(table[list(CLASSES)], expected, atol=1e-6)
 
 
 def test_a_fold_on_every_clip_and_two_models_in_one_ensemble(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -168,11 +196,19 @@ def test_a_finished_fold_is_left_alone_and_other_settings_are_refused(
     assert checkpoint.read_bytes() == before
 
 
-def test_a_dry_run_makes_way_for_the_real_one(data_root: Path, store_work: Path, tmp_path: Path) -> None:
+def test_a_dry_run_makes_way_for_the_real_one(
+    store_work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "submission.csv").write_text("stays")
     shutil.copytree(store_work, tmp_path / "work")
-    arguments = [*TRAIN, "-w", str(tmp_path / "work"), "-f", "0", "--epochs", "1"]
+    arguments = [*TRAIN, "-w", str(tmp_path / "work"), "--epochs", "1"]
     assert train.main([*arguments, "--limit", "8"]) == 0
-    assert train.main(arguments) == 0
+    assert "all 2 folds" in capsys.readouterr().out
+    assert train.main([*arguments, "-f", "0"]) == 0
+    out = capsys.readouterr().out
+    assert "all 2 folds" not in out  # one of them is the dry run's
+    assert out.strip().endswith(f"next: python train.py {shlex.join(arguments)} -f 1")
+    assert "--limit" in infer_fails(tmp_path, capsys)
 
 
 def test_training_prepares_the_data_first(data_root: Path, tmp_path: Path) -> None:
@@ -309,6 +345,9 @@ def test_a_test_clip_that_cannot_be_read(copied: Path, tmp_path: Path, capsys: p
     assert inference.main([*arguments, "--on-bad-clip", "majority"]) == 0
     assert read(output)["fname"].tolist() == ["a.wav", "b.wav"]
     assert read(output)["label"][1] in CLASSES
+    (clips / "a.wav").unlink()
+    assert inference.main([*arguments, "--on-bad-clip", "majority"]) == 0
+    assert read(output)["fname"].tolist() == ["b.wav"]
 
 
 def test_runs_whose_folds_have_changed_since_are_called_stale(
