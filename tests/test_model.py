@@ -91,7 +91,7 @@ def test_bad_checkpoints_are_named_and_run_nothing(
     contents = {
         "no such checkpoint": None,
         "not a checkpoint": b"nonsense",
-        "not a checkpoint of": pickle.dumps({"format": 1, "config": Evil()}),
+        "not a checkpoint of": pickle.dumps({"format": 1, "config": Evil()}, protocol=2),
         "format 99": {**good, "format": 99},
         "damaged configuration": {**good, "config": {"model": "resnet18"}},
         "disagree": {**good, "state_dict": {}},
