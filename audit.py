@@ -38,7 +38,7 @@ DURATION_SPREADS = 5.0  # and at least this many standard deviations of the log 
 # Near duplicates; likewise.
 WINDOW_SECONDS = 2.0  # the loudest part of a longer clip
 LOW_HZ, HIGH_HZ = 100, 2500  # below: hum and offsets; above: what re-encoding and noise destroy first
-FADE_SECONDS = 0.01  # a hard edge is a click, and clicks look alike
+FADE_SECONDS = 0.05  # at both ends: a hard edge is a click, and clicks look alike
 QUIET = 1.0  # RMS in steps of int16: below it a clip has nothing to compare
 BAND_HZ = 16  # about, of the fingerprint
 DIMENSIONS = 48  # of the fingerprint, after principal components
@@ -147,9 +147,21 @@ def near_duplicates(
     clips = _Clips(waves, np.asarray(offset, np.int64), np.asarray(length, np.int64), sample_rate)
     with ThreadPoolExecutor(processes or cores) as pool:  # threads do: numpy and scipy release the interpreter
         prints, sound = _fingerprints(clips, pool)
-        pairs = sound[_candidates(prints, pool)]
-        pairs = pairs[clips.correlations(pairs, pool) >= SAME]
-        return _clusters(len(offset), pairs, lambda more: more[clips.correlations(more, pool) >= CHAINED])
+        row = np.zeros(len(offset), np.int64)
+        row[sound] = np.arange(len(sound))
+
+        def same(pairs: Ints, least: float = SAME) -> Ints:
+            return pairs[clips.correlations(pairs, pool) >= least]
+
+        pairs = same(sound[_candidates(prints, pool)])
+        while True:
+            cluster = _clusters(len(offset), pairs, lambda more: same(more, CHAINED))
+            # A crowd of copies may fall apart, as each knows its nearest alone: the first ones look for each other.
+            first = np.unique(cluster[cluster != np.arange(len(cluster))])
+            more = same(first[_candidates(prints[row[first]], pool)])
+            if not len(more):
+                return cluster
+            pairs = np.concatenate([pairs, more])
 
 
 class _Clips:
@@ -192,7 +204,7 @@ class _Clips:
             clip = wave[index, :length]
             clip[:] = self.waves[start : start + length]
             clip -= clip.mean()
-            rms[index] = (np.dot(clip, clip) / max(length, 1)) ** 0.5
+            rms[index] = (np.dot(clip, clip) / length) ** 0.5
             edge = min(len(self.fade), length // 2)
             clip[:edge] *= self.fade[:edge]
             clip[length - edge :] *= self.fade[:edge][::-1]
@@ -241,7 +253,7 @@ def _loudest(clip: NDArray[np.int16], window: int, sample_rate: int) -> int:
 def _whitened(spectrum: NDArray[np.complex64]) -> NDArray[np.complex64]:
     """Spectra (rows, bins) with magnitudes to the power of WHITEN, of unit energy."""
     power = spectrum.real**2 + spectrum.imag**2
-    power += 1e-4 * power.mean(1, keepdims=True) + 1e-6  # nothing is made of the gaps between harmonics
+    power += 1e-3 * power.mean(1, keepdims=True) + 1e-6  # nothing is made of the gaps between harmonics
     spectrum = spectrum * power ** ((WHITEN - 1) / 2)
     energy = (spectrum.real**2 + spectrum.imag**2).sum(1, keepdims=True)
     return spectrum / np.sqrt(energy + 1e-12)
