@@ -172,14 +172,25 @@ class _Clips:
         window = max(1, round(WINDOW_SECONDS * sample_rate))
         self.start, self.length = offset.copy(), np.minimum(length, window)
         for row in np.flatnonzero(length > window):
-            self.start[row] += _loudest(waves[offset[row] : offset[row] + length[row]], window, sample_rate)
-            self.forget()
+            self.start[row] += self._loudest(int(offset[row]), int(length[row]), window, max(1, sample_rate // 100))
         self.fade = np.linspace(0, 1, max(2, round(FADE_SECONDS * sample_rate)), dtype=np.float32)
         # Powers of two: a band is then a whole number of bins in each, and clips of different lengths can be compared.
         self.smallest = 2 ** round(np.log2(sample_rate / BAND_HZ))
         self.size = np.maximum(self.smallest, 2 ** np.ceil(np.log2(np.maximum(self.length, 1))).astype(np.int64))
         width = sample_rate / self.smallest  # Hz
         self.bands = slice(round(LOW_HZ / width), max(round(min(HIGH_HZ, 0.45 * sample_rate) / width), 8))
+
+    def _loudest(self, offset: int, length: int, window: int, step: int) -> int:
+        """The first of the `window` samples of a longer clip that hold most energy, to `step` samples."""
+        parts = []
+        block = max(1, BLOCK // step) * step
+        for start in range(offset, offset + length // step * step, block):
+            wave = self.waves[start : min(start + block, offset + length)].astype(np.float32)
+            parts.append(wave[: len(wave) // step * step].reshape(-1, step).var(1))  # an offset is no energy
+            self.forget()
+        energy = np.concatenate([[0.0], np.cumsum(np.concatenate(parts), dtype=np.float64)])
+        steps = window // step
+        return int(np.argmax(energy[steps:] - energy[:-steps])) * step
 
     def forget(self) -> None:
         """Give back the memory of what was read: pages of the file would add up to all of it."""
@@ -234,20 +245,6 @@ class _Clips:
 
         list(pool.map(correlate, self.batches(size)))
         return peak
-
-
-def _loudest(clip: NDArray[np.int16], window: int, sample_rate: int) -> int:
-    """The first of the `window` samples of a longer clip that hold most energy, to 10 ms."""
-    step = max(1, sample_rate // 100)
-    block = BLOCK // step * step
-    parts = []
-    for start in range(0, len(clip) // step * step, block):
-        wave = clip[start : start + block].astype(np.float32)
-        wave = wave[: len(wave) // step * step].reshape(-1, step)
-        parts.append(wave.var(1))  # an offset is no energy
-    energy = np.concatenate([[0.0], np.cumsum(np.concatenate(parts), dtype=np.float64)])
-    steps = window // step
-    return int(np.argmax(energy[steps:] - energy[:-steps])) * step
 
 
 def _whitened(spectrum: NDArray[np.complex64]) -> NDArray[np.complex64]:
