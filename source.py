@@ -195,7 +195,14 @@ def inside(folder: Path) -> Path:
 
 
 def _folders(folder: Path) -> list[str]:
-    return sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith((".", "_")))
+    return sorted(e.name for e in os.scandir(folder) if _is_folder(e) and not e.name.startswith((".", "_")))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # links in a circle
+        return False
 
 
 def _folder_label(name: str) -> str:
@@ -249,7 +256,7 @@ def _walk(folder: str) -> Iterator[os.DirEntry[str]]:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if not entry.is_dir():
+            if not _is_folder(entry):
                 yield entry
             elif not entry.name.startswith("_"):
                 if entry.is_symlink() and Path(folder).resolve().is_relative_to(Path(entry.path).resolve()):
