@@ -19,6 +19,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 import warnings
 from collections import Counter, deque
@@ -259,8 +260,7 @@ def _decode_chunks(files: Sequence[File], sample_rate: int, spill: Path) -> Iter
     pool = ProcessPoolExecutor(
         min(cores, len(chunks)),
         multiprocessing.get_context("spawn"),
-        initializer=signal.signal,
-        initargs=(signal.SIGINT, signal.SIG_IGN),  # Ctrl-C is for the parent, which ends them
+        initializer=_start_process,
     )
     pending: deque[tuple[list[str], Future[tuple[bytes | Path, list[_Audio]]]]] = deque()
     try:
@@ -280,6 +280,19 @@ def _decode_chunks(files: Sequence[File], sample_rate: int, spill: Path) -> Iter
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _start_process() -> None:
+    """Make a decoding process end with its parent, also where that is killed; Ctrl-C is for the parent alone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def _chunks(files: Iterable[File]) -> Iterator[list[str]]:

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +247,29 @@ def test_resampling_is_soxrs_also_in_blocks(
     assert np.abs(decoded - expected.clip(-32768, 32767)).max() <= 0.6
 
 
+def test_a_long_file_goes_through_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = fill(tmp_path / "data")
+    long = noise(40, 100_000)
+    write(root / "no" / "3 long.wav", long)
+    bad = write(root / "no" / "4 long and bad.flac", noise(41, 100_000))
+    bad.write_bytes(bad.read_bytes()[:-1000])
+    write(root / "no" / "5 nan at its end.wav", np.append(long / 32768, np.nan), subtype="FLOAT")
+    prepare(root, tmp_path / "memory")
+    monkeypatch.setattr(pp, "SPILL_BYTES", 20_000)
+    monkeypatch.setattr(pp, "BLOCK_VALUES", 1000)
+    spilled = []
+    monkeypatch.setattr(pp.shutil, "copyfileobj", lambda *a, copy=shutil.copyfileobj: (spilled.append(a), copy(*a)))
+    clips = prepare(root, tmp_path / "file")
+    assert len(spilled) == 1
+    for name in (pp.CLIPS, pp.WAVES, pp.REJECTED):
+        assert (tmp_path / "file" / name).read_bytes() == (tmp_path / "memory" / name).read_bytes()
+    clip = clips[clips["fname"] == "no/3 long.wav"].iloc[0]
+    assert np.array_equal(samples_of(tmp_path / "file", clip), long)
+    assert "long" in clip["flags"]
+    assert set(reasons(tmp_path / "file")) == {"no/4 long and bad.flac", "no/5 nan at its end.wav"}
+    assert not (tmp_path / "file" / pp.SPILL).exists()
+
+
 def test_int16_is_rounded_and_clipped_never_wrapped(tmp_path: Path) -> None:
     wave = np.array([0.0, 1.0, 2.0, -1.0, -2.0, 1.4 / 32768, 1.6 / 32768, -1.6 / 32768], np.float32)
     decoded = decode(write(tmp_path / "a.wav", wave, subtype="FLOAT"), RATE, tmp_path)
@@ -398,6 +422,104 @@ def test_duplicates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prepare(root, work)
     assert "nothing has changed" in capsys.readouterr().out
     assert (work / pp.WAVES).stat().st_size == size
+
+
+def test_near_duplicates_stay_in_one_fold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, work = tmp_path / "data", tmp_path / "work"
+    for speaker in range(6):
+        for label, base in (("no", 0), ("yes", 100)):
+            write(root / "train" / label / f"s{speaker}_nohash_0.wav", noise(base + speaker, 8000))
+
+    def again(name: str, seed: int) -> None:
+        write(root / name, (0.5 * np.roll(noise(seed, 8000), 300)).astype(np.int16))
+
+    again("train/no/s1_nohash_9.wav", 0)  # of s0: two speakers linked
+    again("train/yes/s2_nohash_9.wav", 1)  # of a no by s1, as a yes by s2: three
+    again("test/near.wav", 103)
+    write(root / "test" / "other.wav", noise(200, 8000))
+    clips = prepare(root, work, folds=3)
+    by_name = clips.set_index("fname")
+    fold = by_name["fold"]
+    linked = [name for name in by_name.index if name.split("/")[-1].startswith(("s0", "s1", "s2"))]
+    assert fold[linked].nunique() == 1
+    assert by_name["cluster"][by_name["cluster"] != ""].to_dict() == {
+        "train/no/s0_nohash_0.wav": "train/no/s0_nohash_0.wav",
+        "train/no/s1_nohash_0.wav": "train/no/s1_nohash_0.wav",
+        "train/no/s1_nohash_9.wav": "train/no/s0_nohash_0.wav",
+        "train/yes/s2_nohash_9.wav": "train/no/s1_nohash_0.wav",
+        "train/yes/s3_nohash_0.wav": "train/yes/s3_nohash_0.wav",
+        "near.wav": "train/yes/s3_nohash_0.wav",
+    }
+    flags = by_name["flags"]
+    assert flags["train/no/s1_nohash_9.wav"] == "near-duplicate"
+    assert flags["train/no/s1_nohash_0.wav"] == flags["train/yes/s2_nohash_9.wav"] == "near-duplicate two-labels"
+    assert flags["near.wav"] == "near-duplicate in-train"
+    assert flags["other.wav"] == ""
+    out = capsys.readouterr().out
+    assert "checked: no group and no duplicate is in two folds" in out
+    assert "the same audio is in train (flag in-train): 1 of 2 test clips" in out
+    assert "flagged, and kept: 6 near-duplicate, 2 two-labels, 1 in-train" in out
+    assert "near duplicates: 6 clips in 3 clusters" in out
+    assert [line.split()[-1] for line in out.splitlines()[3:6]] == ["14", "2", "4"]  # all, classes, groups
+
+    # A copy that links two folds: the clips of the smaller part leave theirs, and that is said.
+    first, second = (next(n for n in ("s3", "s4", "s5") if fold[f"train/no/{n}_nohash_0.wav"] == f) for f in
+                     sorted(set(fold[fold >= 0]) - {fold[linked[0]]}))  # fmt: skip
+    again(f"train/no/{first}_nohash_8.wav", int(second[1]))
+    after = prepare(root, work, folds=3).set_index("fname")["fold"]
+    assert after[f"train/no/{first}_nohash_8.wav"] == after[f"train/no/{second}_nohash_0.wav"]
+    assert "clips that left their fold, so that groups and duplicates stay on one side: " in capsys.readouterr().out
+
+
+def test_an_unchanged_data_set_is_not_searched_for_duplicates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import audit
+
+    root, work = fill(tmp_path / "data"), tmp_path / "work"
+    (root / "yes" / "bad.wav").touch()  # tried again each time
+    clips = prepare(root, work)
+    monkeypatch.setattr(audit, "near_duplicates", None)
+    monkeypatch.setattr(audit, "draw_audit", None)
+    assert prepare(root, work).equals(clips)
+    (work / pp.PICTURE).unlink()
+    with pytest.raises(TypeError):
+        prepare(root, work)
+    write(root / "yes" / "new.wav", 777)
+    with pytest.raises(TypeError):
+        prepare(root, work)
+
+
+def test_too_few_groups_make_fewer_folds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for n, name in enumerate(["yes/s_nohash_0.wav", "no/s_nohash_1.wav", "no/t_nohash_0.wav"]):
+        write(tmp_path / "data" / name, n)
+    clips = prepare(tmp_path / "data", tmp_path / "work", folds=3)
+    assert sorted(clips.groupby("group")["fold"].first()) == [0, 1]
+    assert pp.load_store(tmp_path / "work")["folds"] == 2
+    assert "2 folds, not 3: there are no more groups to hold out" in capsys.readouterr().out
+    prepare(tmp_path / "data", tmp_path / "work", folds=3)
+    assert "nothing has changed" in capsys.readouterr().out
+
+
+def test_a_manifest_gives_groups_and_folds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = fill(tmp_path / "data", clips=4)
+    rows = [f"{label}/{n}.wav,{label},{n % 3},{n % 2}" for label in ("no", "yes") for n in range(4)]
+    (root / "all.csv").write_text("\n".join(["path,label,speaker,fold", *rows]))
+    clips = prepare(root, tmp_path / "work", manifest=root / "all.csv")
+    assert clips["group"].tolist() == ["0", "1", "2", "0"] * 2
+    # Speaker 0 has as many clips in fold 0 as in fold 1: all go to the first.
+    assert clips["fold"].tolist() == [0, 1, 0, 0] * 2
+    assert "clips that left their fold, so that groups and duplicates stay on one side: 2" in capsys.readouterr().out
+    clips = prepare(root, tmp_path / "work", manifest=root / "all.csv", group="none")
+    assert clips["fold"].tolist() == [0, 1, 0, 1] * 2
+
+
+def test_other_options_keep_the_audio_but_not_the_folds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = fill_speakers(tmp_path / "data")
+    prepare(root, tmp_path / "work")
+    capsys.readouterr()
+    clips = prepare(root, tmp_path / "work", group_pattern=r"(?P<group>.)_nohash")
+    assert "0 new or changed" in capsys.readouterr().out
+    assert clips["group"].str.len().max() == 1
+    assert clips.groupby("group")["fold"].nunique().max() == 1
 
 
 def sklearn_folds(splitter: Any, clips: Any) -> list[int]:
@@ -605,6 +727,51 @@ def test_what_a_killed_run_left_behind_does_no_harm(tmp_path: Path, capsys: pyte
     (work / pp.WAVES).unlink()
     assert fold_of(prepare(root, work)) == fold_of(clips)
     assert (work / pp.WAVES).stat().st_size == 12 * 3200
+
+
+def test_a_killed_run_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, work = fill(tmp_path / "data"), tmp_path / "work"
+    monkeypatch.setattr(pp, "CHUNK_FILES", 2)
+    read_chunk, read = pp._read_chunk, []
+
+    def dying(paths: list[str], *rest: Any) -> Any:
+        read.extend(Path(path).name for path in paths)
+        if len(read) > 8:
+            raise KeyboardInterrupt
+        return read_chunk(paths, *rest)
+
+    monkeypatch.setattr(pp, "_read_chunk", dying)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(root, work)
+    assert len(read) == 10  # the last chunk of two was not finished
+    (work / pp.WAVES).write_bytes((work / pp.WAVES).read_bytes()[:-100] + bytes(101))  # one clip has not come to disk
+    with (work / pp.JOURNAL).open("a") as journal:
+        journal.write('[[["train", "yes/9')  # cut off
+    write(root / "no" / "1.wav", 50)  # changed since
+    monkeypatch.setattr(pp, "_read_chunk", read_chunk)
+    clips = prepare(root, work)
+    assert "6 new or changed of 12 files decoded" in capsys.readouterr().out
+    for clip in clips.itertuples():
+        assert np.array_equal(samples_of(work, clip), soundfile.read(root / clip.fname, dtype="int16")[0])
+    assert not (work / pp.JOURNAL).exists()
+    prepare(root, work)
+    assert "nothing has changed" in capsys.readouterr().out
+
+
+def test_what_a_killed_process_has_decoded_is_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, work = fill(tmp_path / "data", clips=100), tmp_path / "work"
+    command = [sys.executable, str(REPOSITORY / "preprocess.py"), "-i", str(root), "-w", str(work)]
+    run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while run.poll() is None and not ((journal := work / pp.JOURNAL).exists() and journal.stat().st_size > 1000):
+        time.sleep(0.001)
+    run.kill()
+    run.wait()
+    resumed = (work / pp.JOURNAL).exists()  # else it was faster than this test
+    assert len(prepare(root, work)) == 200
+    new = int(capsys.readouterr().out.partition(" new or changed")[0].rpartition("\n")[2] or 0)
+    assert new < 200 or not resumed
 
 
 def test_two_runs_at_once(tmp_path: Path) -> None:
