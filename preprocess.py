@@ -39,7 +39,7 @@ from util import clock, locked, progress, replacing
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from source import File
+    from source import DataSet, File
 
 CLIPS = "clips.csv"
 WAVES = "waves.i16"
@@ -60,10 +60,12 @@ TEXT_COLUMNS = {"fname", "label", "group", "split", "flags", "cluster", "reason"
 FLOAT_COLUMNS = {"peak_db", "rms_db", "dc", "clipped"}  # the others are int64
 
 CHUNK_FILES = 32  # files that a decoding process takes at a time
-CHUNK_BYTES = 16 << 20  # ... or fewer, where they are long
+CHUNK_BYTES = 4 << 20  # ... or fewer, where they are long
 BLOCK_VALUES = 1 << 18  # of a long file, read at a time: frames x channels
-SPILL_BYTES = 8 << 20  # of samples that a process holds and hands over in memory
+SPILL_BYTES = 16 << 20  # of samples that a process holds and hands over in memory
 POOL_FILES = 64  # fewer are decoded before a pool of processes has started
+
+Key = tuple[str, str, int, int]  # of a file: split, fname, size, time of its last change
 
 
 class _Audio(NamedTuple):
@@ -466,7 +468,7 @@ def _common_rate(paths: Sequence[str]) -> int:
 # ------------------------------------------------------------------------------------------------- killed runs
 
 
-def _resume(work: Path, facts: Mapping[str, Any]) -> dict[tuple[str, str, int, int], _Audio]:
+def _resume(work: Path, facts: Mapping[str, Any]) -> dict[Key, _Audio]:
     """What the journal of a run that was killed says is in WAVES and is there, and whose `facts` were these.
 
     Without one, or with that of another data set or rate, a new journal is begun.
@@ -616,8 +618,8 @@ def _check_disjoint(train: DataFrame) -> None:
             raise AssertionError(f"{key} {apart.idxmax()} lies in several folds")
 
 
-def _given_folds(clips: DataFrame, given: Sequence[str], notes: list[str]) -> tuple[dict[str, int], int]:
-    """The folds that a manifest gives the training clips, as fname to index, and how many there are.
+def _given_folds(clips: DataFrame, notes: list[str]) -> tuple[dict[str, int], int]:
+    """The folds that a manifest gives to `clips`, as fname to index, and how many there are.
 
     Their values are any text; in order, they are the folds 0, 1, ...
     """
@@ -628,7 +630,7 @@ def _given_folds(clips: DataFrame, given: Sequence[str], notes: list[str]) -> tu
         except ValueError:
             return math.inf, value
 
-    values = sorted(set(given) - {""}, key=order)
+    values = sorted(set(clips["fold"]) - {""}, key=order)
     if not values:
         return {}, 0
     if len(values) == 1:
@@ -636,7 +638,7 @@ def _given_folds(clips: DataFrame, given: Sequence[str], notes: list[str]) -> tu
     if values != [str(index) for index in range(len(values))]:
         notes.append(f"folds {', '.join(values[:12])} of the manifest are 0 to {len(values) - 1} here")
     index = {value: number for number, value in enumerate(values)}
-    return {name: index[value] for name, value in zip(clips["fname"], given, strict=True) if value}, len(values)
+    return {name: index[value] for name, value in zip(clips["fname"], clips["fold"], strict=True) if value}, len(values)
 
 
 # ------------------------------------------------------------------------------------------------------ the audit
@@ -707,9 +709,10 @@ def preprocess(config: PreprocessConfig) -> None:
     """Bring the store in `config.work` up to date with the data set, and print what a person should check.
 
     Only new and changed files are decoded, and known clips keep their folds, unless the options that decide them have
-    changed. UserError where there is nothing to train on or too little for the folds.
+    changed. UserError where there is nothing to train on, or where `config.strict` finds anything amiss.
     """
-    from source import SPLITS, download, scan
+    from audit import draw_audit
+    from source import download, scan
 
     started = time.monotonic()
     if config.download:
@@ -719,80 +722,98 @@ def preprocess(config: PreprocessConfig) -> None:
     with locked(work / ".lock"):
         notes = list(data.notes)
         old = _previous(config, data.root, notes)
-        known, usable_paths = old.known, [f.path for f in data.files if f.split == "train" and not f.reason]
-        sample_rate = config.sample_rate or (old.store and old.store["sample_rate"]) or _common_rate(usable_paths)
-        if old.store and old.store["sample_rate"] != sample_rate:
-            known = {}
-        new = [file for file in data.files if not file.reason and file.key not in known]
-        if new:
-            facts = {"format": STORE_FORMAT, "root": str(data.root), "sample_rate": sample_rate}
-            known = known | _resume(work, facts)
-            new = [file for file in new if file.key not in known]
-            audios = _decode(new, sample_rate, work / WAVES, partial(_note_down, work))
-            known |= zip((file.key for file in new), audios, strict=True)
-
-        table = _table(data.files, (_Audio(reason=f.reason) if f.reason else known[f.key] for f in data.files))
-        _reject_duplicates(table)
-        table["cluster"] = table["flags"] = ""
-        table["given"], table["fold"] = table["fold"], -1
-        clips = table[table["reason"] == ""].reset_index(drop=True)
-        rejected = table[table["reason"] != ""].reset_index(drop=True)
-        is_train = clips["split"] == "train"
-        classes = sorted(set(clips.loc[is_train, "label"]))
-        if len(classes) < 2:
-            why = f"{rejected['fname'][0]}: {rejected['reason'][0]}"
-            raise UserError(f"{data.root}: fewer than 2 classes have a usable clip ({why})")
-        clips["cluster"] = _clusters(clips, old.clips, work / WAVES, sample_rate)
-        clips["flags"] = _flags(clips, sample_rate)
+        sample_rate, known, new = _hear(config, data, old)
+        clips, rejected = _judge(data, known, old.clips, work / WAVES, sample_rate)
         if config.strict:
             _insist(clips, rejected)
-
-        train = clips[is_train]
-        folds_of, folds = _given_folds(train, list(train["given"]), notes)
-        if not folds:
-            folds_of, folds = old.folds, min(config.folds, len(np.unique(_units(train).astype(str))))
-            if folds < 2:
-                raise UserError(f"{data.root}: all clips are of one group or near duplicates: nothing can be held out")
-            if folds < config.folds:
-                notes.append(f"{folds} folds, not {config.folds}: there are no more groups to hold out")
-        fold = assign_folds(train, folds, config.seed, folds_of)
-        if moved := sum(folds_of.get(name, at) != at for name, at in zip(train["fname"], fold, strict=True)):
-            notes.append(f"clips that left their fold, so that groups and duplicates stay on one side: {moved:,}")
-        clips.loc[is_train, "fold"] = fold
-        _check_disjoint(clips[is_train])
-
-        store = {
-            "format": STORE_FORMAT,
-            "root": str(data.root),
-            "test_root": data.test_root and str(data.test_root),
-            "sample_submission": data.sample_submission and str(data.sample_submission),
-            "sample_rate": sample_rate,
-            "clip_samples": _window(clips.loc[is_train, "length"], sample_rate, config.clip_seconds),
-            "classes": classes,
-            "folds": folds,
-            "grouped": bool((clips.loc[is_train, "group"] != "").any()),
-            "counts": {split: int((clips["split"] == split).sum()) for split in SPLITS},
-            "options": _options(config),
-        }
-        used = 2 * int(table["length"].sum())
-        spare = (work / WAVES).stat().st_size - used
-        if spare > used:
-            notes.append(f"delete {work / WAVES} and run this again to free {spare >> 20:,} MiB no clip uses")
+        folds = _split(clips, config, old.folds, notes)
+        store = _facts(config, data, clips, sample_rate, folds)
         changed = _save(work, store, clips[CLIP_COLUMNS], rejected[REJECTED_COLUMNS])
         (work / JOURNAL).unlink(missing_ok=True)
         if changed or not (work / PICTURE).exists():
-            _draw(clips, classes, sample_rate, work / PICTURE)
+            draw_audit(clips[clips["split"] != "noise"], store["classes"], sample_rate, work / PICTURE)
+        used = 2 * int(clips["length"].sum() + rejected["length"].sum())
+        if (spare := (work / WAVES).stat().st_size - used) > used:
+            notes.append(f"delete {work / WAVES} and run this again to free {spare >> 20:,} MiB no clip uses")
     seconds = time.monotonic() - started
-    what = f"{len(new):,} new or changed of {len(data.files):,} files decoded" if changed else "nothing has changed"
+    what = f"{new:,} new or changed of {len(data.files):,} files decoded" if changed else "nothing has changed"
     print(*_summary(config, store, clips, rejected, notes), f"{what}, {clock(seconds)}", "", sep="\n")
     option = "" if work == PreprocessConfig(Path()).work else f" -w {shlex.quote(str(work))}"
     print(f"next: python train.py -t 64 -m resnet18 -f all{option}")
 
 
-def _draw(clips: DataFrame, classes: list[str], sample_rate: int, path: Path) -> None:
-    from audit import draw_audit
+def _hear(config: PreprocessConfig, data: DataSet, old: _Earlier) -> tuple[int, dict[Key, _Audio], int]:
+    """The sample rate (Hz) of the store, the audio of every file, and how many files were decoded for that."""
+    train = [file.path for file in data.files if file.split == "train" and not file.reason]
+    sample_rate = config.sample_rate or (old.store and old.store["sample_rate"]) or _common_rate(train)
+    known = dict(old.known) if old.store and old.store["sample_rate"] == sample_rate else {}
+    new = [file for file in data.files if not file.reason and file.key not in known]
+    if new:
+        facts = {"format": STORE_FORMAT, "root": str(data.root), "sample_rate": sample_rate}
+        known |= _resume(config.work, facts)
+        new = [file for file in new if file.key not in known]
+        audios = _decode(new, sample_rate, config.work / WAVES, partial(_note_down, config.work))
+        known |= zip((file.key for file in new), audios, strict=True)
+    return sample_rate, known, len(new)
 
-    draw_audit(clips[clips["split"] != "noise"], classes, sample_rate, path)
+
+def _judge(
+    data: DataSet, known: Mapping[Key, _Audio], old: DataFrame | None, waves: Path, sample_rate: int
+) -> tuple[DataFrame, DataFrame]:
+    """The usable clips, flagged, with the folds that a manifest gives ('' for none), and the files left out."""
+    table = _table(data.files, (_Audio(reason=file.reason) if file.reason else known[file.key] for file in data.files))
+    _reject_duplicates(table)
+    clips = table[table["reason"] == ""].reset_index(drop=True)
+    rejected = table[table["reason"] != ""].reset_index(drop=True)
+    if clips.loc[clips["split"] == "train", "label"].nunique() < 2:
+        why = f"{rejected['fname'][0]}: {rejected['reason'][0]}"
+        raise UserError(f"{data.root}: fewer than 2 classes have a usable clip ({why})")
+    clips["cluster"] = _clusters(clips, old, waves, sample_rate)
+    clips["flags"] = _flags(clips, sample_rate)
+    return clips, rejected
+
+
+def _split(clips: DataFrame, config: PreprocessConfig, known: Mapping[str, int], notes: list[str]) -> int:
+    """Replace the folds in `clips` by their indices; returns how many there are.
+
+    Those of a manifest go before those that are `known` from an earlier run. What was given up goes to `notes`.
+    """
+    is_train = clips["split"] == "train"
+    train = clips[is_train]
+    given, folds = _given_folds(train, notes)
+    if not folds:
+        given, folds = dict(known), min(config.folds, len(set(_units(train))))
+        if folds < 2:
+            raise UserError("all clips are of one group or near duplicates, so none can be held out: see --group none")
+        if folds < config.folds:
+            notes.append(f"{folds} folds, not {config.folds}: there are no more groups to hold out")
+    fold = assign_folds(train, folds, config.seed, given)
+    if moved := sum(given.get(name, at) != at for name, at in zip(train["fname"], fold, strict=True)):
+        notes.append(f"clips that left their fold, so that groups and duplicates stay on one side: {moved:,}")
+    clips["fold"] = -1
+    clips.loc[is_train, "fold"] = fold
+    _check_disjoint(clips[is_train])
+    return folds
+
+
+def _facts(config: PreprocessConfig, data: DataSet, clips: DataFrame, sample_rate: int, folds: int) -> dict[str, Any]:
+    """What store.json says."""
+    from source import SPLITS
+
+    train = clips[clips["split"] == "train"]
+    return {
+        "format": STORE_FORMAT,
+        "root": str(data.root),
+        "test_root": data.test_root and str(data.test_root),
+        "sample_submission": data.sample_submission and str(data.sample_submission),
+        "sample_rate": sample_rate,
+        "clip_samples": _window(train["length"], sample_rate, config.clip_seconds),
+        "classes": sorted(set(train["label"])),
+        "folds": folds,
+        "grouped": bool((train["group"] != "").any()),
+        "counts": {split: int((clips["split"] == split).sum()) for split in SPLITS},
+        "options": _options(config),
+    }
 
 
 def _options(config: PreprocessConfig) -> dict[str, Any]:
@@ -807,7 +828,7 @@ class _Earlier(NamedTuple):
 
     store: dict[str, Any] | None = None
     clips: DataFrame | None = None
-    known: dict[tuple[str, str, int, int], _Audio] = {}  # noqa: RUF012 (never changed)
+    known: dict[Key, _Audio] = {}  # noqa: RUF012 (never changed)
     folds: dict[str, int] = {}  # noqa: RUF012
 
 

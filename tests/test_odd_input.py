@@ -104,6 +104,11 @@ def shifted(path: Path) -> None:
     path.write_bytes(encoded(path, 0.5 * np.roll(noise(1), 800)))
 
 
+def locked(path: Path) -> None:
+    sound()(path)
+    path.chmod(0)
+
+
 UNREADABLE, NO_FILE, BAD_NAME = "unreadable: Format not recognised", "not a file", "its name holds a control character"
 KINDS = [
     Kind("yes/zero bytes.wav", content(b""), None, UNREADABLE),
@@ -180,7 +185,7 @@ KINDS = [
     Kind("no/also yes.wav", lambda path: path.write_bytes(encoded(path, noise(8))), None, "labelled yes"),
     Kind("no/nearly 1.wav", shifted, "near-duplicate"),
     Kind("loose.wav", sound(), None, "lies in no class folder"),
-    Kind("yes/locked.wav", lambda path: (sound()(path), path.chmod(0)), None, "unreadable: "),
+    Kind("yes/locked.wav", locked, None, "unreadable: "),
 ]
 
 
@@ -385,6 +390,6 @@ def test_a_full_disk_is_one_line(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pp.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     assert pp.main(["-i", str(tmp_path / "data"), "-w", str(tmp_path / "work")]) == 2
     assert capsys.readouterr().err == "error: [Errno 28] No space left on device\n"

@@ -257,8 +257,13 @@ def test_a_long_file_goes_through_a_file(tmp_path: Path, monkeypatch: pytest.Mon
     prepare(root, tmp_path / "memory")
     monkeypatch.setattr(pp, "SPILL_BYTES", 20_000)
     monkeypatch.setattr(pp, "BLOCK_VALUES", 1000)
-    spilled = []
-    monkeypatch.setattr(pp.shutil, "copyfileobj", lambda *a, copy=shutil.copyfileobj: (spilled.append(a), copy(*a)))
+    spilled, copy = [], shutil.copyfileobj
+
+    def copyfileobj(*arguments: Any) -> None:
+        spilled.append(arguments)
+        copy(*arguments)
+
+    monkeypatch.setattr(shutil, "copyfileobj", copyfileobj)
     clips = prepare(root, tmp_path / "file")
     assert len(spilled) == 1
     for name in (pp.CLIPS, pp.WAVES, pp.REJECTED):
@@ -734,7 +739,8 @@ def test_a_killed_run_goes_on_where_it_was(
 ) -> None:
     root, work = fill(tmp_path / "data"), tmp_path / "work"
     monkeypatch.setattr(pp, "CHUNK_FILES", 2)
-    read_chunk, read = pp._read_chunk, []
+    read_chunk = pp._read_chunk
+    read: list[str] = []
 
     def dying(paths: list[str], *rest: Any) -> Any:
         read.extend(Path(path).name for path in paths)

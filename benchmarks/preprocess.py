@@ -1,0 +1,189 @@
+"""Speed and memory of preprocess.py, audit included, against reading and decoding the files with soundfile alone.
+
+    python -m benchmarks.preprocess --clips 60000
+
+Writes the clips to a scratch folder: real ones, each take in another pitch, level and noise, else made ones. Then, in
+turn: soundfile alone in as many processes as there are cores, and the whole of preprocess.py on an empty work folder,
+both as programs of their own; at last preprocess.py on the unchanged data set. Prints a table and a JSON line: seconds
+(medians over the rounds), the ratio of the speeds, and the peak memory of all processes together: resident, and the
+part of it that is not pages of files, which the system takes back when it needs them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+ROOT = Path(__file__).parents[1]
+GSC12 = ROOT.parent / "shared" / "data" / "gsc12" / "train"
+RATE = 16_000
+PART = 500  # clips that a process writes or reads at a time
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.preprocess", description=__doc__.splitlines()[0])
+    parser.add_argument("--clips", type=int, default=60_000, metavar="N")
+    parser.add_argument("--rounds", type=int, default=2, metavar="N", help="of both in turn")
+    parser.add_argument("--suffix", choices=("flac", "wav"), default="flac")
+    parser.add_argument("--scratch", type=Path, metavar="DIR", help="where to write; default: the system's")
+    parser.add_argument("--alone", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)  # the program compared with
+    options = parser.parse_args()
+    if options.alone:
+        read_all(Path(options.alone[0]))
+        return
+    with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
+        root = Path(scratch) / "data"
+        write_clips(root, options.clips, options.suffix)
+        report(options.clips, compare(root, Path(scratch), options.rounds))
+
+
+# ------------------------------------------------------------------------------------------------------ the clips
+
+
+def write_clips(root: Path, count: int, suffix: str) -> None:
+    """`count` clips, no two alike, as <word>/<speaker>_nohash_<take>.<suffix>."""
+    real = sorted(GSC12.glob("*/*.flac")) if GSC12.is_dir() else []
+    names = [path.relative_to(GSC12) for path in real] or [
+        Path(f"word{n % 30}") / f"{n // 60:04x}_nohash_{n // 30 % 2}.wav" for n in range(5400)
+    ]
+    jobs = []
+    for index in range(count):
+        take, source = divmod(index, len(names))
+        speaker, _, number = names[source].stem.partition("_nohash_")
+        # Each repetition is another speaker: at another pitch it sounds like one, and folds have as many to share out.
+        target = root / names[source].parent / f"{speaker}{take:02x}_nohash_{number}.{suffix}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        jobs.append((real[source] if real else None, target, index))
+    parts = [jobs[start : start + PART] for start in range(0, count, PART)]
+    with ProcessPoolExecutor(cores()) as pool:
+        for done, _ in enumerate(pool.map(write_part, parts)):
+            if done % 20 == 0:
+                print(f"writing: {done * PART:,} of {count:,} clips", file=sys.stderr)
+
+
+def write_part(jobs: Sequence[tuple[Path | None, Path, int]]) -> None:
+    for source, target, seed in jobs:
+        draw = np.random.default_rng(seed)
+        wave = soundfile.read(source)[0] if source else made(draw)
+        speed = draw.uniform(0.85, 1.15)
+        wave = np.interp(np.arange(0, len(wave) - 1, speed), np.arange(len(wave)), wave)[:RATE]
+        wave = wave * draw.uniform(0.4, 1.0) + 0.001 * draw.standard_normal(len(wave))
+        soundfile.write(target, np.pad(wave, (0, RATE - len(wave))).clip(-1, 1), RATE, "PCM_16")
+
+
+def made(draw: np.random.Generator) -> NDArray[np.float64]:
+    """A second with some syllables of noise in it."""
+    seconds = np.arange(RATE) / RATE
+    wave = np.zeros(RATE)
+    for _ in range(3):
+        envelope = np.exp(-(((seconds - draw.uniform(0.2, 0.8)) / 0.05) ** 2))
+        voice = np.sign(np.sin(2 * np.pi * draw.uniform(90, 300) * seconds)) + draw.standard_normal(RATE)
+        wave += 0.1 * envelope * voice
+    return wave
+
+
+# ------------------------------------------------------------------------------------------------ the comparison
+
+
+def compare(root: Path, scratch: Path, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each program in each round, and MiB of memory."""
+    found: dict[str, list[float]] = {name: [] for name in ("alone", "preprocess", "again", "resident", "anonymous")}
+    for number in range(rounds):
+        alone = [sys.executable, "-m", "benchmarks.preprocess", "--alone", str(root)]
+        work = scratch / f"work{number}"
+        whole = [sys.executable, "preprocess.py", "-i", str(root), "-w", str(work)]
+        found["alone"].append(run(alone)[0])
+        for name in ("preprocess", "again"):
+            seconds, resident, anonymous = run(whole)
+            found[name].append(seconds)
+            if name == "preprocess":
+                found["resident"].append(resident)
+                found["anonymous"].append(anonymous)
+    return found
+
+
+def run(command: list[str]) -> tuple[float, float, float]:
+    """Seconds that a program takes; the most memory (MiB) that it and its children have at a time."""
+    start = time.perf_counter()
+    program = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    peak = np.zeros(2)
+    while program.poll() is None:
+        peak = np.maximum(peak, sum((memory(pid) for pid in family(program.pid)), np.zeros(2)))
+        time.sleep(0.05)
+    seconds = time.perf_counter() - start
+    if program.returncode:
+        raise SystemExit(f"{' '.join(command)} failed")
+    return seconds, float(peak[0]), float(peak[1])
+
+
+def family(pid: int) -> Iterator[int]:
+    yield pid
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            children = task.read_text().split()
+        except OSError:  # has ended
+            continue
+        for child in children:
+            yield from family(int(child))
+
+
+def memory(pid: int) -> NDArray[np.float64]:
+    """Resident and anonymous memory of a process, MiB."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:  # has ended
+        return np.zeros(2)
+    kib = {name: int(value.split()[0]) for name, _, value in (line.partition(":") for line in lines) if "Rss" in name
+           or name == "VmRSS"}  # fmt: skip
+    return np.array([kib.get("VmRSS", 0), kib.get("RssAnon", 0)]) / 1024
+
+
+def read_all(root: Path) -> None:
+    """What preprocess.py is compared with: every file read and decoded, and nothing else."""
+    paths = [entry.path for folder in os.scandir(root) for entry in os.scandir(folder)]
+    parts = [paths[start : start + PART] for start in range(0, len(paths), PART)]
+    with ProcessPoolExecutor(cores()) as pool:
+        samples = sum(pool.map(read_part, parts))
+    print(f"{samples:,} samples")
+
+
+def read_part(paths: list[str]) -> int:
+    return sum(len(soundfile.read(path, dtype="int16")[0]) for path in paths)
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def report(clips: int, found: dict[str, list[float]]) -> None:
+    seconds = {name: median(found[name]) for name in ("alone", "preprocess", "again")}
+    ratio = median(a / p for a, p in zip(found["alone"], found["preprocess"], strict=True))
+    rows = [
+        ("soundfile alone", f"{seconds['alone']:.1f} s", f"{clips / seconds['alone']:,.0f} clips/s"),
+        ("preprocess.py", f"{seconds['preprocess']:.1f} s", f"{clips / seconds['preprocess']:,.0f} clips/s"),
+        ("ratio of speeds", f"{ratio:.2f}", "at least 0.6 wanted"),
+        ("the second run", f"{seconds['again']:.1f} s", "below 6 s wanted for 60,000"),
+        ("peak memory", f"{max(found['resident']):,.0f} MiB", f"{max(found['anonymous']):,.0f} MiB without files"),
+    ]
+    print(f"{clips:,} clips, {cores()} cores")
+    for name, value, note in rows:
+        print(f"{name:<18}{value:>12}   {note}")
+    rounded = {name: [round(value, 2) for value in values] for name, values in found.items()}
+    print(json.dumps({"clips": clips, "cores": cores(), "ratio": round(ratio, 3), **rounded}))
+
+
+if __name__ == "__main__":
+    main()
