@@ -42,7 +42,7 @@ FADE_SECONDS = 0.05  # at both ends: a hard edge is a click, and clicks look ali
 QUIET = 1.0  # RMS in steps of int16: below it a clip has nothing to compare
 BAND_HZ = 16  # about, of the fingerprint
 DIMENSIONS = 48  # of the fingerprint, after principal components
-TREES = 16
+TREES = 10
 LEAF = 16  # clips, up to twice as many
 NEAREST = 3  # candidates of a clip
 NEAR = 0.2  # distance of fingerprints: farther is no candidate
@@ -168,7 +168,8 @@ class _Clips:
     """The part of each clip that is compared, and its spectra; lengths in samples, bins of the FFT of `size`."""
 
     def __init__(self, waves: NDArray[np.int16], offset: Ints, length: Ints, sample_rate: int) -> None:
-        self.waves = waves
+        self.mapped = getattr(waves, "_mmap", None)
+        self.waves = np.asarray(waves)  # a slice of a plain array costs less
         window = max(1, round(WINDOW_SECONDS * sample_rate))
         self.start, self.length = offset.copy(), np.minimum(length, window)
         for row in np.flatnonzero(length > window):
@@ -194,8 +195,8 @@ class _Clips:
 
     def forget(self) -> None:
         """Give back the memory of what was read: pages of the file would add up to all of it."""
-        if isinstance(mapped := getattr(self.waves, "_mmap", None), mmap.mmap):
-            mapped.madvise(mmap.MADV_DONTNEED)
+        if isinstance(self.mapped, mmap.mmap):
+            self.mapped.madvise(mmap.MADV_DONTNEED)
 
     def batches(self, size: Ints) -> Iterator[tuple[int, Ints]]:
         """Positions in `size` (n,), the FFT that each needs: parts with the same one, fit for the cache, in order."""
@@ -214,7 +215,7 @@ class _Clips:
         for index, (start, length) in enumerate(zip(self.start[rows], self.length[rows], strict=True)):
             clip = wave[index, :length]
             clip[:] = self.waves[start : start + length]
-            clip -= clip.mean()
+            clip -= np.add.reduce(clip) / length  # mean() costs more than its sum
             rms[index] = (np.dot(clip, clip) / length) ** 0.5
             edge = min(len(self.fade), length // 2)
             clip[:edge] *= self.fade[:edge]
@@ -276,9 +277,10 @@ def _fingerprints(clips: _Clips, pool: ThreadPoolExecutor) -> tuple[Floats, Ints
     rows = np.flatnonzero(sound)
     bands = bands[rows]
     some = bands[:: max(1, len(bands) // 4096)]
-    centre = some.mean(0) if len(some) else 0.0
-    _, axes = np.linalg.eigh((some - centre).T @ (some - centre))
-    return (bands - centre) @ axes[:, ::-1][:, :DIMENSIONS], rows
+    if len(some):
+        bands -= some.mean(0)
+    _, axes = np.linalg.eigh(some.T @ some)  # of a view of bands: centred too
+    return bands @ axes[:, ::-1][:, :DIMENSIONS], rows
 
 
 def _candidates(prints: Floats, pool: ThreadPoolExecutor) -> Ints:
@@ -288,7 +290,9 @@ def _candidates(prints: Floats, pool: ThreadPoolExecutor) -> Ints:
         return np.zeros((0, 2), np.int64)
     code = np.unique(np.concatenate(list(pool.map(lambda tree: _tree(prints, tree), range(TREES)))))
     low, high = code // n, code % n
-    distance = ((prints[low] - prints[high]) ** 2).sum(1)
+    parts = range(0, len(code), BLOCK)  # all differences at once may be many
+    ends = ((low[part : part + BLOCK], high[part : part + BLOCK]) for part in parts)
+    distance = np.concatenate([[], *(((prints[a] - prints[b]) ** 2).sum(1) for a, b in ends)])
     one, other, distance = np.concatenate([low, high]), np.concatenate([high, low]), np.tile(distance, 2)
     order = np.lexsort((other, distance, one))
     one, other = one[order], other[order]

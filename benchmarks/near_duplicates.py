@@ -1,8 +1,9 @@
 """Near duplicates: how many planted copies are found, at what price, and how the price grows.
 
-    python -m benchmarks.near_duplicates                  # all three parts: minutes, and 4 GB of scratch disk
+    python -m benchmarks.near_duplicates                  # all parts: minutes, and 4 GB of scratch disk
     python -m benchmarks.near_duplicates --sizes 1000     # the curve up to 1,000 clips only
 
+- margins: how far altered copies and different recordings lie from the thresholds;
 - planted: altered copies of recorded clips among all training clips of gsc12, recall and precision;
 - price: one core's seconds against reading the same files with soundfile, interleaved, medians over the rounds;
 - curve: clips made of recorded ones (two at a time, at other speeds, mixed), one in 50 an altered copy, each size in
@@ -17,12 +18,12 @@ import argparse
 import io
 import json
 import multiprocessing
-import resource
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -32,6 +33,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
+import audit
 from audit import near_duplicates
 
 GSC12 = Path(__file__).parents[2] / "shared" / "data" / "gsc12"
@@ -145,20 +147,68 @@ def pairs_of(cluster: Ints) -> Iterator[tuple[int, int]]:
         yield from ((int(a), int(b)) for at, a in enumerate(members) for b in members[at + 1 :])
 
 
+def margins(waves: Sequence[Wave]) -> dict[str, list[float]]:
+    """Where altered copies of 300 clips and pairs of different recordings lie on the two scales of the finder."""
+    draw = np.random.default_rng(0)
+    waves = list({wave.tobytes(): wave for wave in waves}.values())
+    chosen = draw.choice(len(waves), 300, replace=False)
+    kinds = (*ALTERATIONS, together)
+    copies = [alter(waves[row], draw) for alter in kinds for row in chosen]
+    result: dict[str, list[float]] = {}
+    with ThreadPoolExecutor() as pool:
+        clips = audit._Clips(*joined([*waves, *copies]), RATE)
+        prints, sound = audit._fingerprints(clips, pool)
+        row_of = np.full(len(clips.start), -1)
+        row_of[sound] = np.arange(len(sound))
+        pairs = np.stack([np.tile(chosen, len(kinds)), len(waves) + np.arange(len(copies))], 1)
+        ends = prints[row_of[pairs]]
+        distance = np.linalg.norm(ends[:, 0] - ends[:, 1], axis=1)
+        distance[(row_of[pairs] < 0).any(1)] = np.inf
+        correlation = clips.correlations(pairs, pool)
+        for index, alter in enumerate(kinds):
+            part = slice(300 * index, 300 * (index + 1))
+            result[f"{alter.__name__}: distance, 50 95 99 %"] = quantiles(distance[part], 50, 95, 99)
+            result[f"{alter.__name__}: correlation, 50 5 1 %"] = quantiles(correlation[part], 50, 5, 1)
+        originals = np.flatnonzero((row_of >= 0) & (np.arange(len(row_of)) < len(waves)))
+        apart = distance_matrix(prints[row_of[originals]])
+        low, high = np.nonzero(np.triu(apart < 0.35, 1))
+        others = clips.correlations(originals[np.stack([low, high], 1)], pool)
+    count = len(originals) * (len(originals) - 1) / 2
+    for limit in (0.15, 0.2, 0.25, 0.3, 0.35):
+        near = apart[low, high] < limit
+        result[f"different within {limit}: pairs in a million, highest correlations"] = [
+            round(1e6 * float(near.sum()) / count, 2),
+            *quantiles(np.sort(others[near])[::-1][:3], 100, 50, 0),
+        ]
+    return result
+
+
+def quantiles(values: NDArray[Any], *percent: int) -> list[float]:
+    return [round(float(value), 3) for value in np.percentile(values, percent)]
+
+
+def distance_matrix(points: NDArray[np.float32]) -> NDArray[np.float32]:
+    square = (points**2).sum(1)
+    return np.sqrt(np.maximum(square[:, None] + square - 2 * points @ points.T, 0))
+
+
 # ------------------------------------------------------------------------------------------- price and growth
 
 
 def price(paths: Sequence[Path], rounds: int) -> dict[str, float]:
-    """One core's seconds for `paths`: decoding alone, and near_duplicates on what that gave."""
+    """One core's seconds for `paths`: decoding alone, and near_duplicates on a memory map of what that gave."""
     decoding, looking = [], []
-    for _ in range(rounds):
-        start = time.process_time()
-        waves = [soundfile.read(path, dtype="int16")[0] for path in paths]
-        decoding.append(time.process_time() - start)
-        samples, offset, length = joined(waves)
-        start = time.process_time()
-        near_duplicates(samples, offset, length, RATE, processes=1)
-        looking.append(time.process_time() - start)
+    with tempfile.NamedTemporaryFile() as file:
+        for _ in range(rounds):
+            start = time.process_time()
+            waves = [soundfile.read(path, dtype="int16")[0] for path in paths]
+            decoding.append(time.process_time() - start)
+            samples, offset, length = joined(waves)
+            samples.tofile(file.name)
+            del waves, samples
+            start = time.process_time()
+            near_duplicates(np.memmap(file.name, "<i2", "r"), offset, length, RATE, processes=1)
+            looking.append(time.process_time() - start)
     result = {"decoding s": median(decoding), "near duplicates s": median(looking)}
     return result | {"share": result["near duplicates s"] / result["decoding s"]}
 
@@ -171,10 +221,14 @@ def make(path: Path, recorded: Sequence[Wave], count: int) -> tuple[Ints, Ints, 
     draw = np.random.default_rng(count)
     length, original = np.zeros(count, np.int64), np.arange(count)
     recent: list[tuple[int, Wave]] = []
+    used = Counter[int]()
 
     def one() -> NDArray[np.float64]:
-        wave = recorded[draw.integers(len(recorded))]
-        grid = (np.arange(RATE) * draw.uniform(0.8, 1.25) + draw.integers(len(wave))) % len(wave)
+        source = int(draw.integers(len(recorded)))
+        wave = recorded[source]
+        used[source] += 1
+        speed = 0.8 + 0.45 * (used[source] * 0.6180339887 % 1)  # never nearly the same: that would be a copy
+        grid = (np.arange(RATE) * speed + draw.integers(len(wave))) % len(wave)
         return np.interp(grid, np.arange(len(wave)), wave)
 
     with path.open("wb") as file:
@@ -195,7 +249,7 @@ def one_size(path: Path, offset: Ints, length: Ints, original: Ints) -> dict[str
     waves = np.memmap(path, "<i2", "r")
     sound = np.random.default_rng(0).integers(-9000, 9000, RATE * 8).astype(np.int16)
     near_duplicates(sound, RATE * np.arange(8), np.full(8, RATE), RATE)  # imports
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_kib()
     wall, cpu = time.perf_counter(), time.process_time()
     cluster = near_duplicates(waves, offset, length, RATE)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
@@ -207,8 +261,14 @@ def one_size(path: Path, offset: Ints, length: Ints, original: Ints) -> dict[str
         "cpu us a clip": round(cpu / len(offset) * 1e6, 1),
         "recall": round(float(np.mean(cluster[copies] == cluster[original[copies]])), 4),
         "wrong pairs": int(wrong),
-        "extra MiB": round((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024),
+        "extra MiB": round((peak_kib() - before) / 1024),
     }
+
+
+def peak_kib() -> int:
+    """Peak of this process's resident memory, mapped files included (getrusage's starts from the parent's)."""
+    lines = Path("/proc/self/status").read_text("utf-8").splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
 
 
 def main() -> None:
@@ -222,7 +282,9 @@ def main() -> None:
     paths = sorted((GSC12 / "train").rglob("*.flac"))
     names = [path.relative_to(GSC12 / "train").as_posix() for path in paths]
     waves = [soundfile.read(path, dtype="int16")[0] for path in paths]
-    result: dict[str, Any] = {}
+    result: dict[str, Any] = {"margins": margins(waves)}
+    for name, values in result["margins"].items():
+        print(f"{name}: {values}")
 
     print(f"planted among {len(waves):,} clips")
     for what, kinds in (("one alteration each", ALTERATIONS), ("all alterations at once", (together,))):
@@ -232,11 +294,12 @@ def main() -> None:
     print("one core: " + ", ".join(f"{name} {value:.3f}" for name, value in result["price"].items()))
 
     result["curve"] = []
+    different = list({wave.tobytes(): wave for wave in waves}.values())
     context = multiprocessing.get_context("spawn")
     for size in options.sizes:
         with tempfile.TemporaryDirectory() as scratch, context.Pool(1) as pool:
             path = Path(scratch) / "waves.i16"
-            result["curve"].append(pool.apply(one_size, (path, *make(path, waves, size))))
+            result["curve"].append(pool.apply(one_size, (path, *make(path, different, size))))
         print(result["curve"][-1], flush=True)
     print(json.dumps(result))
 
