@@ -376,7 +376,7 @@ def _read_chunk(paths: list[str], sample_rate: int, spill: Path) -> tuple[bytes 
 
 
 def _digest(samples: NDArray[np.int16]) -> str:
-    return hashlib.blake2b(samples.astype("<i2", copy=False).data, digest_size=8).hexdigest()
+    return hashlib.sha1(samples.astype("<i2", copy=False).data, usedforsecurity=False).hexdigest()[:16]
 
 
 class _UnusableError(ValueError):
@@ -398,9 +398,14 @@ def _read(path: str, sample_rate: int, into: _Samples) -> tuple[int, int, int]:
             raise _UnusableError(f"its sample rate is {rate} Hz")
         exact = channels == 1 and rate == sample_rate and file.subtype == "PCM_16"
         resampler = None if rate == sample_rate else soxr.ResampleStream(rate, sample_rate, 1, "float32", "HQ")
-        at_once = max(BLOCK_VALUES // channels, 1)
-        while len(block := file.read(at_once, "int16" if exact else "float32", always_2d=True)):
+        # After each read soundfile would seek, and an MP3's decoder begin anew in the middle; in a pipe it does not.
+        file.seekable = lambda: False
+        at_once = min(max(BLOCK_VALUES // channels, 1), file.frames + 1)  # + 1: a short read is the last one
+        more = True
+        while more:
+            block = file.read(at_once, "int16" if exact else "float32", always_2d=True)
             frames += len(block)
+            more = len(block) == at_once
             if exact:
                 into.append(block[:, 0])
                 continue

@@ -198,7 +198,7 @@ def decode(path: Path, rate: int, tmp_path: Path) -> NDArray[np.int16]:
     """One file through `decode_folder`."""
     folder, into = tmp_path / "one", tmp_path / "into"
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
+    folder.mkdir(parents=True)
     shutil.copy(path, folder)
     clips, rejected = pp.decode_folder(folder, rate, into)
     assert len(clips) == 1, rejected
@@ -273,6 +273,16 @@ def test_a_long_file_goes_through_a_file(tmp_path: Path, monkeypatch: pytest.Mon
     assert "long" in clip["flags"]
     assert set(reasons(tmp_path / "file")) == {"no/4 long and bad.flac", "no/5 nan at its end.wav"}
     assert not (tmp_path / "file" / pp.SPILL).exists()
+
+
+@pytest.mark.parametrize("options", [{"format": "MP3"}, {"format": "OGG", "subtype": "OPUS"}, {"format": "FLAC"}])
+def test_blocks_of_a_long_file_leave_no_seams(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, str]
+) -> None:
+    path = write(tmp_path / "a.wav", noise(3, 20_001), **options)
+    whole = decode(path, RATE, tmp_path)
+    monkeypatch.setattr(pp, "BLOCK_VALUES", 1000)
+    assert np.array_equal(decode(path, RATE, tmp_path / "again"), whole)
 
 
 def test_int16_is_rounded_and_clipped_never_wrapped(tmp_path: Path) -> None:
