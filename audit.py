@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -371,7 +371,8 @@ def draw_audit(table: DataFrame, classes: Sequence[str], sample_rate: int, path:
     rows = -(-len(classes) // columns)
     bars_height = 0.9 + 0.17 * max(rows, 4)
     figure = Figure(figsize=(11, 3 + bars_height), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=(3, bars_height))
+    parts: Any = figure.subfigures(2, 1, height_ratios=(3, bars_height))  # typed as one of them
+    above, below = parts
 
     durations, levels = above.subplots(1, 2)
     durations.hist(table["length"] / sample_rate, bins=50, color="C0")

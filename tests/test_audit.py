@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -143,7 +144,12 @@ def test_altered_copies_join_their_originals(alter: Any) -> None:
 def test_the_mp3_copies_have_32_kilobits_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
     read = soundfile.read
-    monkeypatch.setattr(soundfile, "read", lambda file, **o: (sizes.append(len(file.getvalue())), read(file, **o))[1])
+
+    def weigh(file: Any, **options: Any) -> Any:
+        sizes.append(len(file.getvalue()))
+        return read(file, **options)
+
+    monkeypatch.setattr(soundfile, "read", weigh)
     planting.mp3(voice(0, 20.0), np.random.default_rng(0))
     assert sizes[0] * 8 / 20.0 == pytest.approx(32_000, rel=0.02)
 
@@ -214,7 +220,7 @@ def test_the_index_finds_what_comparing_all_pairs_finds() -> None:
     prints[2000:2500] = prints[:500] + 0.01 * draw.standard_normal((500, 24)).astype(np.float32)
     distance = cdist(prints, prints)
     near = {(int(a), int(b)) for a, b in zip(*np.nonzero(distance < 0.15), strict=True) if a < b}
-    with audit.ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(2) as pool:
         found = {(int(a), int(b)) for a, b in audit._candidates(prints, pool)}
         same = audit._candidates(np.zeros_like(prints), pool)
     assert len(near) >= 500
