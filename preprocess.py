@@ -285,8 +285,12 @@ def _decode_chunks(files: Sequence[File], sample_rate: int, spill: Path) -> Iter
 
 
 def _start_process() -> None:
-    """Make a decoding process end with its parent, also where that is killed; Ctrl-C is for the parent alone."""
+    """Make a decoding process end with its parent, also where that is killed; Ctrl-C is for the parent alone.
+
+    What libraries print of damaged files is not shown: the reasons that matter are in REJECTED.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -387,7 +391,6 @@ def _read(path: str, sample_rate: int, into: _Samples) -> tuple[int, int, int]:
     """Append a file's audio to `into`, resampled to `sample_rate` (Hz), its channels averaged.
 
     Returns its own sample rate, its channels, and 1 where its header promises more than there is, else 0.
-
     _UnusableError says what is wrong with a file's content or name; soundfile's errors pass.
     """
     import soxr
@@ -544,6 +547,7 @@ def assign_folds(clips: DataFrame, folds: int, seed: int, known: Mapping[str, in
         raise UserError(f"{len(names)} groups cannot fill {folds} folds: use -k {len(names)} or less")
 
     fold = np.array([known.get(name, -1) for name in clips["fname"]], np.int64)
+    fold[fold >= folds] = -1  # there were more of them
     if (fold >= 0).any():
         votes = np.zeros((len(names), folds), np.int64)
         np.add.at(votes, (unit[fold >= 0], fold[fold >= 0]), 1)
@@ -649,8 +653,8 @@ def _given_folds(clips: DataFrame, notes: list[str]) -> tuple[dict[str, int], in
 # ------------------------------------------------------------------------------------------------------ the audit
 
 
-def _clusters(clips: DataFrame, old: DataFrame | None, waves: Path, sample_rate: int) -> Any:
-    """The near duplicates among `clips` but noise, a Series: the name of the first clip of each cluster, or ''.
+def _clusters(clips: DataFrame, old: DataFrame | None, waves: Path, sample_rate: int) -> NDArray[np.object_]:
+    """The near duplicates among `clips` but noise, (n,): the name of the first clip of each one's cluster, or ''.
 
     They are looked for only where the clips are not those of `old`, an earlier table.
     """
@@ -658,13 +662,13 @@ def _clusters(clips: DataFrame, old: DataFrame | None, waves: Path, sample_rate:
 
     same = ["fname", "split", "digest"]
     if old is not None and np.array_equal(old[same].to_numpy(object), clips[same].to_numpy(object)):
-        return old["cluster"]
+        return old["cluster"].to_numpy(object)
     heard = clips[clips["split"] != "noise"]
     offset, length = (heard[name].to_numpy(np.int64) for name in ("offset", "length"))
     number = near_duplicates(_map(waves), offset, length, sample_rate)
     names = heard["fname"].to_numpy(object)[number]
     names[np.bincount(number, minlength=len(number))[number] == 1] = ""
-    cluster = clips["fname"].where(clips["split"] == "", "")
+    cluster = np.full(len(clips), "", object)
     cluster[heard.index] = names
     return cluster
 

@@ -513,6 +513,13 @@ def test_too_few_groups_make_fewer_folds(tmp_path: Path, capsys: pytest.CaptureF
     prepare(tmp_path / "data", tmp_path / "work", folds=3)
     assert "nothing has changed" in capsys.readouterr().out
 
+    write(tmp_path / "data" / "no" / "u_nohash_0.wav", 9)  # and more folds where there are more groups
+    more = prepare(tmp_path / "data", tmp_path / "work", folds=3)
+    assert set(more["fold"]) == {0, 1, 2}
+    assert fold_of(clips).items() <= fold_of(more).items()
+    (tmp_path / "data" / "no" / "t_nohash_0.wav").unlink()
+    assert set(prepare(tmp_path / "data", tmp_path / "work", folds=3)["fold"]) == {0, 1}
+
 
 def test_a_manifest_gives_groups_and_folds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = fill(tmp_path / "data", clips=4)
