@@ -8,7 +8,6 @@ nothing that it does not need.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import math
 import multiprocessing
@@ -28,7 +27,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +46,7 @@ STORE = "store.json"
 REJECTED = "rejected.csv"
 PICTURE = "audit.png"
 JOURNAL = ".journal"  # what a run under way has decoded; gone once the tables name it
-SPILL = ".spill"  # folder of what is too long to be handed from process to process in memory
+SCRATCH = ".decoded"  # folder of samples on their way from the decoding processes to WAVES
 STORE_FORMAT = 2
 
 AUDIO_COLUMNS = [
@@ -62,7 +61,7 @@ FLOAT_COLUMNS = {"peak_db", "rms_db", "dc", "clipped"}  # the others are int64
 CHUNK_FILES = 32  # files that a decoding process takes at a time
 CHUNK_BYTES = 4 << 20  # ... or fewer, where they are long
 BLOCK_VALUES = 1 << 18  # of a long file, read at a time: frames x channels
-SPILL_BYTES = 16 << 20  # of samples that a process holds and hands over in memory
+COPY_BYTES = 1 << 20  # of samples at a time
 POOL_FILES = 64  # fewer are decoded before a pool of processes has started
 
 Key = tuple[str, str, int, int]  # of a file: split, fname, size, time of its last change
@@ -223,23 +222,21 @@ def _decode(
     if not files:
         return []
     waves.parent.mkdir(parents=True, exist_ok=True)
-    spill = waves.parent / SPILL
-    shutil.rmtree(spill, ignore_errors=True)  # of a run that was killed
-    spill.mkdir()
+    scratch = waves.parent / SCRATCH
+    shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
+    scratch.mkdir()
     try:
         with waves.open("ab") as out:
             out.write(b"\0" * (out.tell() % 2))  # such a run may have left half a sample, too
 
             def written() -> Iterator[_Audio]:
-                rest = iter(files)
-                for samples, audios in _decode_chunks(files, sample_rate, spill):
+                rest, buffer = iter(files), memoryview(bytearray(COPY_BYTES))
+                for samples, audios in _decode_chunks(files, sample_rate, scratch):
                     start = out.tell() // 2
-                    if isinstance(samples, bytes):
-                        out.write(samples)
-                    else:
-                        with samples.open("rb") as spilled:
-                            shutil.copyfileobj(spilled, out, SPILL_BYTES)
-                        samples.unlink()
+                    with samples.open("rb", buffering=0) as decoded:
+                        while size := decoded.readinto(buffer):
+                            out.write(buffer[:size])
+                    samples.unlink()
                     out.flush()
                     placed = [a._replace(offset=start + a.offset) if a.length else a for a in audios]
                     note_down([(file, audio) for audio, file in zip(placed, rest)])  # noqa: B905 (the rest is to come)
@@ -249,14 +246,14 @@ def _decode(
             os.fsync(out.fileno())
         return done
     finally:
-        shutil.rmtree(spill, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _decode_chunks(files: Sequence[File], sample_rate: int, spill: Path) -> Iterator[tuple[bytes | Path, list[_Audio]]]:
+def _decode_chunks(files: Sequence[File], sample_rate: int, scratch: Path) -> Iterator[tuple[Path, list[_Audio]]]:
     """`_read_chunk` of all files in order, with few chunks under way at a time so that memory stays flat."""
     chunks = list(_chunks(files))
     if len(files) < POOL_FILES:
-        yield from (_read_chunk(chunk, sample_rate, spill) for chunk in chunks)
+        yield from (_read_chunk(chunk, sample_rate, scratch) for chunk in chunks)
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     pool = ProcessPoolExecutor(
@@ -264,10 +261,10 @@ def _decode_chunks(files: Sequence[File], sample_rate: int, spill: Path) -> Iter
         multiprocessing.get_context("spawn"),
         initializer=_start_process,
     )
-    pending: deque[tuple[list[str], Future[tuple[bytes | Path, list[_Audio]]]]] = deque()
+    pending: deque[tuple[list[str], Future[tuple[Path, list[_Audio]]]]] = deque()
     try:
         for chunk in chunks:
-            pending.append((chunk, pool.submit(_read_chunk, chunk, sample_rate, spill)))
+            pending.append((chunk, pool.submit(_read_chunk, chunk, sample_rate, scratch)))
             if len(pending) > 2 * cores:
                 yield pending[0][1].result()
                 pending.popleft()
@@ -316,29 +313,30 @@ def _chunks(files: Iterable[File]) -> Iterator[list[str]]:
 
 
 class _Samples:
-    """Little-endian int16 samples as they are decoded: in memory while they are few, then in a file in `folder`.
+    """Little-endian int16 samples as they are decoded, in a file in `folder`.
 
-    So no clip is too long for the memory of the process that decodes it, nor for that of the one that collects.
+    So no clip is too long for the memory of the process that decodes it, nor for that of the one that collects; nor
+    are samples copied from process to process, which takes longer than the page cache does.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._file: IO[bytes] = io.BytesIO()
+        self._file = tempfile.NamedTemporaryFile(dir=folder, delete=False)  # noqa: SIM115 (handed over)
+        self._count = 0
+        self._last = np.empty(0, np.int16)
 
     def __len__(self) -> int:
-        return self._file.tell() // 2
+        return self._count
 
     def append(self, samples: NDArray[np.int16]) -> None:
-        self._file.write(samples.astype("<i2", copy=False).data)
-        if isinstance(self._file, io.BytesIO) and self._file.tell() > SPILL_BYTES:
-            spilled = tempfile.NamedTemporaryFile(dir=self._folder, delete=False)  # noqa: SIM115 (handed over)
-            spilled.write(self._file.getbuffer())
-            self._file = spilled
+        if len(samples):
+            self._last = samples.astype("<i2", copy=False)
+            self._file.write(self._last.data)
+            self._count += len(samples)
 
     def since(self, start: int) -> NDArray[np.int16]:
-        """Those from `start` on, not copied: to be dropped before the next `append`."""
-        if isinstance(self._file, io.BytesIO):
-            return np.frombuffer(self._file.getbuffer(), "<i2")[start:]
+        """Those from `start` on, which are some."""
+        if len(self._last) == self._count - start:
+            return self._last
         self._file.flush()
         return np.memmap(self._file.name, "<i2", "r", offset=2 * start)
 
@@ -346,19 +344,18 @@ class _Samples:
         """Drop those from `start` on."""
         self._file.seek(2 * start)
         self._file.truncate()
+        self._count, self._last = start, self._last[:0]
 
-    def close(self) -> bytes | Path:
-        if isinstance(self._file, io.BytesIO):
-            return self._file.getvalue()
+    def close(self) -> Path:
         self._file.close()
         return Path(self._file.name)
 
 
-def _read_chunk(paths: list[str], sample_rate: int, spill: Path) -> tuple[bytes | Path, list[_Audio]]:
+def _read_chunk(paths: list[str], sample_rate: int, scratch: Path) -> tuple[Path, list[_Audio]]:
     """The samples of several files back to back, and for each file its audio, with offsets into those samples."""
     from audit import measure
 
-    samples, audios = _Samples(spill), []
+    samples, audios = _Samples(scratch), []
     for path in paths:
         start = len(samples)
         try:
@@ -375,7 +372,6 @@ def _read_chunk(paths: list[str], sample_rate: int, spill: Path) -> tuple[bytes 
         # As many digits as mean something, so that the table is the same everywhere; + 0.0: there is no -0.0.
         levels = round(peak_db, 2) + 0.0, round(rms_db, 2) + 0.0, round(dc, 5) + 0.0, round(clipped, 6)
         audios.append(_Audio(start, len(wave), rate, channels, _digest(wave), *levels, truncated))
-        del wave
     return samples.close(), audios
 
 

@@ -247,39 +247,31 @@ def test_resampling_is_soxrs_also_in_blocks(
     assert np.abs(decoded - expected.clip(-32768, 32767)).max() <= 0.6
 
 
-def test_a_long_file_goes_through_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_file_is_never_whole_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = fill(tmp_path / "data")
     long = noise(40, 100_000)
     write(root / "no" / "3 long.wav", long)
     bad = write(root / "no" / "4 long and bad.flac", noise(41, 100_000))
     bad.write_bytes(bad.read_bytes()[:-1000])
     write(root / "no" / "5 nan at its end.wav", np.append(long / 32768, np.nan), subtype="FLOAT")
-    prepare(root, tmp_path / "memory")
-    monkeypatch.setattr(pp, "SPILL_BYTES", 20_000)
+    prepare(root, tmp_path / "whole")
     monkeypatch.setattr(pp, "BLOCK_VALUES", 1000)
-    spilled, copy = [], shutil.copyfileobj
-
-    def copyfileobj(*arguments: Any) -> None:
-        spilled.append(arguments)
-        copy(*arguments)
-
-    monkeypatch.setattr(shutil, "copyfileobj", copyfileobj)
+    monkeypatch.setattr(pp, "COPY_BYTES", 3000)
     clips = prepare(root, tmp_path / "file")
-    assert len(spilled) == 1
     for name in (pp.CLIPS, pp.WAVES, pp.REJECTED):
-        assert (tmp_path / "file" / name).read_bytes() == (tmp_path / "memory" / name).read_bytes()
+        assert (tmp_path / "file" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     clip = clips[clips["fname"] == "no/3 long.wav"].iloc[0]
     assert np.array_equal(samples_of(tmp_path / "file", clip), long)
     assert "long" in clip["flags"]
     assert set(reasons(tmp_path / "file")) == {"no/4 long and bad.flac", "no/5 nan at its end.wav"}
-    assert not (tmp_path / "file" / pp.SPILL).exists()
+    assert not (tmp_path / "file" / pp.SCRATCH).exists()
 
 
 @pytest.mark.parametrize("options", [{"format": "MP3"}, {"format": "OGG", "subtype": "OPUS"}, {"format": "FLAC"}])
 def test_blocks_of_a_long_file_leave_no_seams(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, str]
 ) -> None:
-    path = write(tmp_path / "a.wav", noise(3, 20_001), **options)
+    path = write(tmp_path / "a.wav", noise(3, 20_001), RATE, **options)
     whole = decode(path, RATE, tmp_path)
     monkeypatch.setattr(pp, "BLOCK_VALUES", 1000)
     assert np.array_equal(decode(path, RATE, tmp_path / "again"), whole)
