@@ -786,10 +786,11 @@ def _split(clips: DataFrame, config: PreprocessConfig, known: Mapping[str, int],
     is_train = clips["split"] == "train"
     train = clips[is_train]
     given, folds = _given_folds(train, notes)
+    train = _fold_sized(train, folds or config.folds, notes)
     if not folds:
         given, folds = dict(known), min(config.folds, len(set(_units(train))))
         if folds < 2:
-            raise UserError("all clips are of one group or near duplicates, so none can be held out: see --group none")
+            raise UserError("all clips are of one group, so none can be held out: see --group none")
         if folds < config.folds:
             notes.append(f"{folds} folds, not {config.folds}: there are no more groups to hold out")
     fold = assign_folds(train, folds, config.seed, given)
@@ -797,8 +798,30 @@ def _split(clips: DataFrame, config: PreprocessConfig, known: Mapping[str, int],
         notes.append(f"clips that left their fold, so that groups and duplicates stay on one side: {moved:,}")
     clips["fold"] = -1
     clips.loc[is_train, "fold"] = fold
-    _check_disjoint(clips[is_train])
+    _check_disjoint(train.assign(fold=fold))
     return folds
+
+
+def _fold_sized(train: DataFrame, folds: int, notes: list[str]) -> DataFrame:
+    """`train` without the clusters that would leave too little to split, the largest first; they go to `notes`.
+
+    Clips that one sound fills, such as a beep, are all near duplicates, and link all groups into one.
+    """
+    from source import some
+
+    size = train["cluster"].map(train["cluster"].value_counts()).where(train["cluster"] != "", 0)
+    alone = train.assign(cluster="")
+    enough = min(folds, len(set(_units(alone))))
+    largest = max(len(train) / 2, Counter(_units(alone)).most_common(1)[0][1])
+    for limit in sorted(set(size), reverse=True):
+        kept = train.assign(cluster=train["cluster"].where(size <= limit, ""))
+        units = Counter(_units(kept))
+        if len(units) >= enough and units.most_common(1)[0][1] <= largest:
+            break
+    if given_up := sorted(set(train["cluster"]) - set(kept["cluster"])):
+        notes.append("near duplicates that may lie in several folds, as together with their groups they leave too "
+                     f"little to hold out: {(size > limit).sum():,} clips in {some(given_up, 'cluster')}")  # fmt: skip
+    return kept
 
 
 def _facts(config: PreprocessConfig, data: DataSet, clips: DataFrame, sample_rate: int, folds: int) -> dict[str, Any]:
@@ -908,7 +931,9 @@ def _summary(
     lines = [f"{label:<{width}}" + "".join(f"{cell:>8}" for cell in cells) for label, cells in rows]
     if len(counts) > 40:
         lines[11 : len(counts) - 9] = [f"... {len(counts) - 20} more classes"]
-    lines.append("checked: no group and no duplicate is in two folds")
+    torn = int((train[train["cluster"] != ""].groupby("cluster")["fold"].nunique() > 1).sum())
+    but = f" but {torn:,} clusters, see below" if torn else ""
+    lines.append(f"checked: no group and no duplicate is in two folds{but}")
 
     rate = store["sample_rate"]
     lines += [

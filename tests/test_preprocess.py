@@ -433,7 +433,7 @@ def test_duplicates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_near_duplicates_stay_in_one_fold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root, work = tmp_path / "data", tmp_path / "work"
-    for speaker in range(6):
+    for speaker in range(8):
         for label, base in (("no", 0), ("yes", 100)):
             write(root / "train" / label / f"s{speaker}_nohash_0.wav", noise(base + speaker, 8000))
 
@@ -467,15 +467,31 @@ def test_near_duplicates_stay_in_one_fold(tmp_path: Path, capsys: pytest.Capture
     assert "the same audio is in train (flag in-train): 1 of 2 test clips" in out
     assert "flagged, and kept: 6 near-duplicate, 2 two-labels, 1 in-train" in out
     assert "near duplicates: 6 clips in 3 clusters" in out
-    assert [line.split()[-1] for line in out.splitlines()[3:6]] == ["14", "2", "4"]  # all, classes, groups
+    assert [line.split()[-1] for line in out.splitlines()[3:6]] == ["18", "2", "6"]  # all, classes, groups
 
     # A copy that links two folds: the clips of the smaller part leave theirs, and that is said.
-    first, second = (next(n for n in ("s3", "s4", "s5") if fold[f"train/no/{n}_nohash_0.wav"] == f) for f in
+    first, second = (next(n for n in ("s3", "s4", "s5", "s6", "s7") if fold[f"train/no/{n}_nohash_0.wav"] == f) for f in
                      sorted(set(fold[fold >= 0]) - {fold[linked[0]]}))  # fmt: skip
     again(f"train/no/{first}_nohash_8.wav", int(second[1]))
     after = prepare(root, work, folds=3).set_index("fname")["fold"]
     assert after[f"train/no/{first}_nohash_8.wav"] == after[f"train/no/{second}_nohash_0.wav"]
     assert "clips that left their fold, so that groups and duplicates stay on one side: " in capsys.readouterr().out
+
+
+def test_near_duplicates_that_leave_nothing_to_hold_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, work = fill_speakers(tmp_path / "data"), tmp_path / "work"
+    for speaker in range(12):  # one beep, which all know
+        write(root / "up" / f"{speaker:04x}_nohash_9.wav", np.roll(noise(7, 8000), 100 * speaker))
+    write(root / "no" / "0003_nohash_9.wav", np.roll(noise(8, 8000), 100))
+    write(root / "no" / "0004_nohash_9.wav", noise(8, 8000))
+    clips = prepare(root, work)
+    assert clips["cluster"].value_counts().tolist()[1:] == [12, 2]
+    assert clips.groupby("group")["fold"].nunique().max() == 1
+    fold = fold_of(clips)
+    assert fold["no/0003_nohash_9.wav"] == fold["no/0004_nohash_9.wav"]
+    out = capsys.readouterr().out
+    assert "checked: no group and no duplicate is in two folds but 1 clusters, see below" in out
+    assert "leave too little to hold out: 12 clips in 1 cluster (up/0000_nohash_9.wav)" in out
 
 
 def test_an_unchanged_data_set_is_not_searched_for_duplicates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
