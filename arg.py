@@ -20,6 +20,8 @@ from typing import Any, NoReturn, TypeVar
 FULL = "full"  # the fold that holds nothing out
 TIMM_WEIGHTS = "timm:"  # RunConfig.weights where they are timm's own
 Fold = int | str  # an index, or FULL
+MANIFEST_ROLES = ("path", "label", "group", "fold", "split")  # what a column of a manifest may be
+ARCHIVES = ("speech_commands_v0.01", "speech_commands_v0.02")  # what --download fetches
 Config = TypeVar("Config")
 
 
@@ -38,11 +40,30 @@ class PreprocessConfig:
     work: Path = Path("work")
     folds: int = 5
     seed: int = 0
-    group: str = "auto"  # "auto": the speaker in names of the form <speaker>_nohash_<n>; "none": every clip for itself
+    # "auto": a manifest's column, or the speaker in names of the form <speaker>_nohash_<n>; "none": no groups
+    group: str = "auto"
     sample_rate: int | None = None  # Hz; None: the most common one among the clips
     clip_seconds: float | None = None  # None: 95th percentile of the durations, rounded up to 0.1 s
+    manifest: Path | None = None  # a CSV that names the clips, relative to `input_path`
+    columns: tuple[tuple[str, str], ...] = ()  # of the manifest: (role, name), a role being one of MANIFEST_ROLES
+    label_pattern: str | None = None  # searched in names for the group "label"; None: the folder is the label
+    group_pattern: str | None = None  # searched in names for the group "group"
+    download: str | None = None  # one of ARCHIVES, fetched into `input_path` where that is missing
+    strict: bool = False  # an error in place of every clip that would be left out or flagged
 
     def __post_init__(self) -> None:
+        for role in ("label", "group"):
+            pattern = getattr(self, f"{role}_pattern")
+            try:
+                named = pattern is None or role in re.compile(pattern).groupindex
+            except re.error as error:
+                raise UserError(f"--{role}-pattern {pattern}: {error}") from None
+            _require(named, f"--{role}-pattern {pattern}: mark the {role} in it as (?P<{role}>...)")
+        _require(not (self.group_pattern and self.group == "none"), "--group-pattern and --group none: give one")
+        _require(not (self.columns and not self.manifest), "--columns: give the --manifest that has them")
+        _require(not (self.manifest and self.download), "--manifest and --download: give one")
+        unknown = [role for role, _ in self.columns if role not in MANIFEST_ROLES]
+        _require(not unknown, f"--columns {''.join(unknown[:1])}=...: use {', '.join(MANIFEST_ROLES)}")
         _require(self.folds >= 2, f"--folds {self.folds}: at least 2 are needed to hold anything out")
         _require(self.group in ("auto", "none"), f"--group {self.group}: use auto or none")
         if self.sample_rate is not None:
@@ -307,7 +328,9 @@ def parse_preprocess(argv: Sequence[str] | None = None) -> PreprocessConfig:
         "python preprocess.py -i DATASET",
     )
     default = PreprocessConfig(Path())
-    parser.add_argument("-i", "--input-path", type=Path, required=True, metavar="DIR", help="root of the data set")
+    parser.add_argument(
+        "-i", "--input-path", type=Path, metavar="DIR", help="root of the data set; default: the manifest's folder"
+    )
     parser.add_argument("-w", "--work", type=Path, default=default.work, metavar="DIR", help="where results go")
     parser.add_argument("-k", "--folds", type=int, default=default.folds, metavar="N", help="number of folds")
     parser.add_argument("--seed", type=int, default=default.seed, help="of the split into folds")
@@ -315,13 +338,37 @@ def parse_preprocess(argv: Sequence[str] | None = None) -> PreprocessConfig:
         "--group",
         choices=("auto", "none"),
         default=default.group,
-        help="auto: keep a speaker's clips in one fold (names of the form <speaker>_nohash_<n>)",
+        help="auto: keep a speaker's clips in one fold (named <speaker>_nohash_<n>, or a manifest's column)",
     )
+    parser.add_argument(
+        "--group-pattern", metavar="REGEX", help="finds what stays in one fold in the names: '(?P<group>[^/_]+)_'"
+    )
+    parser.add_argument(
+        "--label-pattern", metavar="REGEX", help="finds the labels in the names: '(?P<label>[a-z]+)_[0-9]+'"
+    )
+    parser.add_argument(
+        "--manifest", type=Path, metavar="CSV", help="names the clips and their labels; paths are relative to -i"
+    )
+    parser.add_argument(
+        "--columns",
+        nargs="+",
+        default=[],
+        metavar="ROLE=NAME",
+        help=f"columns of the manifest, where they are not called as usual: {', '.join(MANIFEST_ROLES)}",
+    )
+    parser.add_argument("--download", choices=ARCHIVES, help="fetch this data set first, into -i (default: its name)")
+    parser.add_argument("--strict", action="store_true", help="fail in place of leaving out or flagging a clip")
     parser.add_argument("--sample-rate", type=int, metavar="HZ", help="default: the clips' most common one")
     parser.add_argument(
         "--clip-seconds", type=float, metavar="S", help="window length; default: 95th percentile of the durations"
     )
-    return PreprocessConfig(**vars(parser.parse_args(argv)))
+    a = parser.parse_args(argv)
+    if a.input_path is None:
+        _require(bool(a.manifest or a.download), "give the data set: -i DIR, --manifest CSV or --download NAME")
+        a.input_path = a.manifest.parent if a.manifest else Path(a.download)
+    _require(all("=" in pair for pair in a.columns), f"--columns {' '.join(a.columns)}: use ROLE=NAME, as path=file")
+    a.columns = tuple(tuple(pair.split("=", 1)) for pair in a.columns)
+    return PreprocessConfig(**vars(a))
 
 
 def parse_train(argv: Sequence[str] | None = None) -> TrainConfig:

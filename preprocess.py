@@ -1,7 +1,8 @@
 """Decode a data set once, check it and split it into folds: the store that training reads.
 
-The only module that opens audio files. pandas, soundfile, soxr and scikit-learn are imported where they are used, so
-that ``-h`` answers at once and a decoding process starts with nothing that it does not need.
+The only module that opens audio files; `source` finds them, `audit` judges them. Both, and pandas, soundfile, soxr and
+scikit-learn, are imported where they are used, so that ``-h`` answers at once and a decoding process starts with
+nothing that it does not need.
 """
 
 from __future__ import annotations
@@ -13,14 +14,18 @@ import multiprocessing
 import os
 import re
 import shlex
+import shutil
 import signal
 import sys
+import tempfile
+import threading
 import time
 import warnings
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -33,43 +38,33 @@ from util import clock, locked, progress, replacing
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+    from source import DataSet, File
+
 CLIPS = "clips.csv"
 WAVES = "waves.i16"
 STORE = "store.json"
 REJECTED = "rejected.csv"
-STORE_FORMAT = 1
+PICTURE = "audit.png"
+JOURNAL = ".journal"  # what a run under way has decoded; gone once the tables name it
+SCRATCH = ".decoded"  # folder of samples on their way from the decoding processes to WAVES
+STORE_FORMAT = 2
 
-SPLITS = ("train", "test", "noise")
-AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".mp3", ".opus", ".aif", ".aiff"})
-NOISE_FOLDER = "_background_noise_"
-SPEAKER = re.compile(r"(.+?)_nohash_\d+")
-UNSAFE_NAME = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # control characters and bytes that are not UTF-8
-LAYOUTS = "give a folder that holds a folder a class, or train/ (a folder a class) and test/ (the clips to label)"
-
-AUDIO_COLUMNS = ["offset", "length", "size", "mtime_ns", "sample_rate", "channels", "digest"]
-CLIP_COLUMNS = ["fname", "label", "group", "split", "fold", *AUDIO_COLUMNS]
+AUDIO_COLUMNS = [
+    *("offset", "length", "size", "mtime_ns", "sample_rate", "channels", "digest"),
+    *("peak_db", "rms_db", "dc", "clipped", "truncated"),
+]
+CLIP_COLUMNS = ["fname", "label", "group", "split", "fold", "flags", "cluster", *AUDIO_COLUMNS]
 REJECTED_COLUMNS = ["fname", "split", "reason", "label", *AUDIO_COLUMNS]
-TEXT_COLUMNS = {"fname", "label", "group", "split", "reason", "digest"}  # the others are int64
+TEXT_COLUMNS = {"fname", "label", "group", "split", "flags", "cluster", "reason", "digest"}
+FLOAT_COLUMNS = {"peak_db", "rms_db", "dc", "clipped"}  # the others are int64
 
 CHUNK_FILES = 32  # files that a decoding process takes at a time
-CHUNK_BYTES = 16 << 20  # … or fewer, where they are long
-BLOCK_FRAMES = 1 << 18  # of a long file, read at a time
+CHUNK_BYTES = 4 << 20  # ... or fewer, where they are long
+BLOCK_VALUES = 1 << 18  # of a long file, read at a time: frames x channels
+COPY_BYTES = 1 << 20  # of samples at a time
 POOL_FILES = 64  # fewer are decoded before a pool of processes has started
 
-
-class _File(NamedTuple):
-    """An audio file as found; the same `key` later means the same content."""
-
-    split: str
-    fname: str
-    size: int  # bytes
-    mtime_ns: int
-    label: str
-    path: str
-
-    @property
-    def key(self) -> tuple[str, str, int, int]:
-        return self[:4]
+Key = tuple[str, str, int, int]  # of a file: split, fname, size, time of its last change
 
 
 class _Audio(NamedTuple):
@@ -80,15 +75,12 @@ class _Audio(NamedTuple):
     sample_rate: int = 0  # Hz, of the file
     channels: int = 0
     digest: str = ""  # of the decoded samples
+    peak_db: float = 0.0  # the levels as audit.measure has them
+    rms_db: float = 0.0
+    dc: float = 0.0
+    clipped: float = 0.0
+    truncated: int = 0  # 1 where the header promises more than there is
     reason: str = ""
-
-
-class _DataSet(NamedTuple):
-    root: Path
-    test_root: Path | None
-    sample_submission: Path | None
-    files: list[_File]  # in the order of the store: by split, then by name
-    notes: list[str]  # what a person should know about the folders
 
 
 # ---------------------------------------------------------------------------------------------------- the store
@@ -97,9 +89,9 @@ class _DataSet(NamedTuple):
 def load_store(work: Path) -> dict[str, Any]:
     """The facts about the store in `work` (store.json).
 
-    Keys: format, root, test_root, sample_submission, sample_rate (Hz), clip_samples, classes (sorted), folds, seed,
-    group, grouped (whether speakers were found), counts (clips per split). UserError where it is missing, unreadable
-    or of another format.
+    Keys: format, root, test_root, sample_submission, sample_rate (Hz), clip_samples, classes (sorted), folds (as made),
+    grouped (whether groups were found), counts (clips per split), options (those that decide labels and folds).
+    UserError where it is missing, unreadable or of another format.
     """
     path = work / STORE
     try:
@@ -118,9 +110,10 @@ def load_store(work: Path) -> dict[str, Any]:
 def load_clips(work: Path) -> DataFrame:
     """One row a usable clip (clips.csv), by split (train, test, noise) and then by name.
 
-    Text columns: fname, label ('' where unknown), group (the speaker or ''), split, digest. Integers: fold (-1 outside
-    train), offset and length (samples of WAVES), size (bytes) and mtime_ns of the file, its sample_rate (Hz) and
-    channels. UserError where the table is missing or unreadable.
+    Text columns: fname, label ('' where unknown), group (the speaker or ''), split, flags (separated by spaces),
+    cluster (the first of the clips that this is a near duplicate of, or ''), digest. Integers: fold (-1 outside train),
+    offset and length (samples of WAVES), size (bytes) and mtime_ns of the file, its sample_rate (Hz) and channels,
+    truncated (0 or 1). The levels are real numbers. UserError where the table is missing or unreadable.
     """
     return _load_table(work / CLIPS, CLIP_COLUMNS)
 
@@ -136,7 +129,8 @@ def load_rejected(work: Path) -> DataFrame:
 def _load_table(path: Path, columns: list[str]) -> DataFrame:
     import pandas as pd
 
-    dtypes = {name: "str" if name in TEXT_COLUMNS else "int64" for name in columns}
+    kinds = {**dict.fromkeys(TEXT_COLUMNS, "str"), **dict.fromkeys(FLOAT_COLUMNS, "float64")}
+    dtypes = {name: kinds.get(name, "int64") for name in columns}
     try:
         table = pd.read_csv(path, dtype=dtypes, na_filter=False)  # a class may be called NA
         if list(table.columns) != columns:
@@ -146,6 +140,11 @@ def _load_table(path: Path, columns: list[str]) -> DataFrame:
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}): {_prepare_again(path.parent)}") from None
     return table
+
+
+def _map(waves: Path) -> NDArray[np.int16]:
+    """The samples of WAVES, not read before they are used; a killed run may have left half a sample at their end."""
+    return np.memmap(waves, "<i2", "r", shape=(waves.stat().st_size // 2,))
 
 
 def _prepare_again(work: Path) -> str:
@@ -171,100 +170,6 @@ def _save(work: Path, store: dict[str, Any], clips: DataFrame, rejected: DataFra
     return bool(changed)
 
 
-# ------------------------------------------------------------------------------------------------------ scanning
-
-
-def _scan(root: Path) -> _DataSet:
-    """Find the layout under `root` and every audio file in it; UserError where there is nothing to train on."""
-    if not root.is_dir():
-        raise UserError(f"{root}: no such folder; {LAYOUTS}")
-    root = root.resolve()
-    train, test, notes = root, None, []
-    if (root / "train").is_dir() and ((root / "test").is_dir() or _folders(root / "train")):
-        train = _inside(root / "train")
-        test = _inside(root / "test") if (root / "test").is_dir() else None
-        if unused := [name for name in _folders(root) if name not in ("train", "test")]:
-            notes.append(f"not used, as there is a train/ beside: {_some(unused, 'folder')}")
-    elif (root / "test").is_dir():
-        notes.append("test/ counts as a class: clips to label are looked for there only where there is a train/")
-
-    others = Counter[str]()
-    clips = _find(train, root, "train", others)
-    files = [file for file in clips if file.label]
-    if not files:
-        raise UserError(f"{train}: no clips found in class folders; {LAYOUTS}")
-    classes = {file.label for file in files}
-    if len(classes) == 1:
-        raise UserError(f"{train}: the only class is {classes.pop()!r}, and at least 2 are needed; {LAYOUTS}")
-    if len(files) < len(clips):
-        notes.append(f"not used, as they lie in no class folder: {len(clips) - len(files):,} clips in {train}")
-    if empty := [name for name in _folders(train) if name not in classes]:
-        notes.append(f"no class, as there is no clip inside: {_some(empty, 'folder')}")
-
-    if test:
-        labelled = _find(test, test, "test", others)
-        if unknown := sorted({file.label for file in labelled} - classes - {""}):
-            notes.append(f"clips taken as unlabelled, as no class is called so: {_some(unknown, 'folder')} of test/")
-        files += [file if file.label in classes else file._replace(label="") for file in labelled]
-    for folder in (root, root / "train", root / "train" / "audio"):
-        if (folder / NOISE_FOLDER).is_dir():
-            files += [f._replace(label="") for f in _find(folder / NOISE_FOLDER, root, "noise", others)]
-    if others:
-        kinds = ", ".join(f"{count:,} {kind}" for kind, count in others.most_common(3))
-        notes.append(f"not audio by their names and ignored: {others.total():,} files ({kinds})")
-
-    files.sort(key=lambda file: (SPLITS.index(file.split), file.fname))
-    sample = root / "sample_submission.csv"
-    return _DataSet(root, test, sample if sample.is_file() else None, files, notes)
-
-
-def _inside(folder: Path) -> Path:
-    """`folder`, or the folder audio/ in it where there is no other."""
-    return folder / "audio" if _folders(folder) == ["audio"] else folder
-
-
-def _folders(folder: Path) -> list[str]:
-    return sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith((".", "_")))
-
-
-def _find(top: Path, base: Path, split: str, others: Counter[str]) -> list[_File]:
-    """The audio files under `top`, labelled by the folder of `top` they are in and named relative to `base`.
-
-    Files of other kinds are counted in `others`, by suffix.
-    """
-    prefix = "" if top == base else f"{top.relative_to(base).as_posix()}/"
-    skip = len(str(top)) + 1
-    files = []
-    for entry in _walk(str(top)):
-        suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 (a Path for each of 60,000 files is slow)
-        if suffix not in AUDIO_SUFFIXES:
-            others[suffix or "without suffix"] += 1
-            continue
-        name = entry.path[skip:]
-        try:
-            stat = entry.stat()
-            size, mtime_ns = stat.st_size, stat.st_mtime_ns
-        except OSError:  # a dangling link: decoding gives the reason
-            size, mtime_ns = 0, 0
-        label = name.split("/")[0] if "/" in name else ""
-        files.append(_File(split, prefix + name, size, mtime_ns, label, entry.path))
-    return files
-
-
-def _walk(folder: str) -> Iterator[os.DirEntry[str]]:
-    """All files under `folder`, but hidden ones and those in folders that begin with '_' or '.'; links are followed."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if not entry.is_dir():
-                yield entry
-            elif not entry.name.startswith("_"):
-                if entry.is_symlink() and Path(folder).resolve().is_relative_to(Path(entry.path).resolve()):
-                    continue  # a link to a folder that it is in: a loop
-                yield from _walk(entry.path)
-
-
 # ------------------------------------------------------------------------------------------------------ decoding
 
 
@@ -275,10 +180,12 @@ def decode_folder(folder: Path, sample_rate: int, into: Path) -> tuple[DataFrame
     both by name. fname is relative to `folder`, or to `folder`/audio where that is its only folder; label is the name
     of the top folder a clip is in, '' for one that is in none. UserError where there is no audio file.
     """
+    from source import AUDIO_SUFFIXES, find, inside
+
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give the folder of the clips to label")
-    top = _inside(folder.resolve())
-    files = sorted(_find(top, top, "test", Counter()))
+    top = inside(folder.resolve())
+    files = sorted(find(top, top, "test", Counter()))
     if not files:
         raise UserError(f"{folder}: no audio file found ({' '.join(sorted(AUDIO_SUFFIXES))})")
     table = _table(files, _decode(files, sample_rate, into / WAVES))
@@ -289,53 +196,75 @@ def decode_folder(folder: Path, sample_rate: int, into: Path) -> tuple[DataFrame
     )
 
 
-def _table(files: Sequence[_File], audios: Iterable[_Audio]) -> DataFrame:
+def _table(files: Sequence[File], audios: Iterable[_Audio]) -> DataFrame:
     import pandas as pd
 
-    columns = [*_File._fields, *_Audio._fields]
-    table = pd.DataFrame([(*file, *audio) for file, audio in zip(files, audios, strict=True)], columns=columns)
-    for name in ("fname", "label"):
-        table[name] = [_printable(text) for text in table[name]]
+    from source import File, printable
+
+    columns = [*File._fields[:-1], *_Audio._fields]
+    rows = [(*file[:-1], *audio) for file, audio in zip(files, audios, strict=True)]
+    table = pd.DataFrame(rows, columns=columns)
+    for name in ("fname", "label", "group"):
+        table[name] = [printable(text) for text in table[name]]
     return table
 
 
-def _decode(files: Sequence[_File], sample_rate: int, waves: Path) -> list[_Audio]:
-    """Decode `files` on all cores and append their samples, in their order, to `waves`."""
+def _decode(
+    files: Sequence[File],
+    sample_rate: int,
+    waves: Path,
+    note_down: Callable[[list[tuple[File, _Audio]]], None] = lambda chunk: None,
+) -> list[_Audio]:
+    """Decode `files` on all cores and append their samples, in their order, to `waves`.
+
+    `note_down` is told of each chunk of files when its samples are there.
+    """
     if not files:
         return []
     waves.parent.mkdir(parents=True, exist_ok=True)
-    with waves.open("ab") as out:
-        out.write(b"\0" * (out.tell() % 2))  # a run that was killed may have left half a sample
+    scratch = waves.parent / SCRATCH
+    shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
+    scratch.mkdir()
+    try:
+        with waves.open("ab") as out:
+            out.write(b"\0" * (out.tell() % 2))  # such a run may have left half a sample, too
 
-        def written() -> Iterator[_Audio]:
-            for samples, audios in _decode_chunks(files, sample_rate):
-                start = out.tell() // 2
-                out.write(samples)
-                yield from (a._replace(offset=start + a.offset) if a.length else a for a in audios)
+            def written() -> Iterator[_Audio]:
+                rest, buffer = iter(files), memoryview(bytearray(COPY_BYTES))
+                for samples, audios in _decode_chunks(files, sample_rate, scratch):
+                    start = out.tell() // 2
+                    with samples.open("rb", buffering=0) as decoded:
+                        while size := decoded.readinto(buffer):
+                            out.write(buffer[:size])
+                    samples.unlink()
+                    out.flush()
+                    placed = [a._replace(offset=start + a.offset) if a.length else a for a in audios]
+                    note_down([(file, audio) for audio, file in zip(placed, rest)])  # noqa: B905 (the rest is to come)
+                    yield from placed
 
-        done = list(progress(written(), len(files), "decoding"))
-        out.flush()
-        os.fsync(out.fileno())
-    return done
+            done = list(progress(written(), len(files), "decoding"))
+            os.fsync(out.fileno())
+        return done
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _decode_chunks(files: Sequence[_File], sample_rate: int) -> Iterator[tuple[bytes, list[_Audio]]]:
+def _decode_chunks(files: Sequence[File], sample_rate: int, scratch: Path) -> Iterator[tuple[Path, list[_Audio]]]:
     """`_read_chunk` of all files in order, with few chunks under way at a time so that memory stays flat."""
     chunks = list(_chunks(files))
     if len(files) < POOL_FILES:
-        yield from (_read_chunk(chunk, sample_rate) for chunk in chunks)
+        yield from (_read_chunk(chunk, sample_rate, scratch) for chunk in chunks)
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     pool = ProcessPoolExecutor(
         min(cores, len(chunks)),
         multiprocessing.get_context("spawn"),
-        initializer=signal.signal,
-        initargs=(signal.SIGINT, signal.SIG_IGN),  # Ctrl-C is for the parent, which ends them
+        initializer=_start_process,
     )
-    pending: deque[tuple[list[str], Future[tuple[bytes, list[_Audio]]]]] = deque()
+    pending: deque[tuple[list[str], Future[tuple[Path, list[_Audio]]]]] = deque()
     try:
         for chunk in chunks:
-            pending.append((chunk, pool.submit(_read_chunk, chunk, sample_rate)))
+            pending.append((chunk, pool.submit(_read_chunk, chunk, sample_rate, scratch)))
             if len(pending) > 2 * cores:
                 yield pending[0][1].result()
                 pending.popleft()
@@ -352,7 +281,24 @@ def _decode_chunks(files: Sequence[_File], sample_rate: int) -> Iterator[tuple[b
         pool.shutdown(cancel_futures=True)
 
 
-def _chunks(files: Iterable[_File]) -> Iterator[list[str]]:
+def _start_process() -> None:
+    """Make a decoding process end with its parent, also where that is killed; Ctrl-C is for the parent alone.
+
+    What libraries print of damaged files is not shown: the reasons that matter are in REJECTED.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def _chunks(files: Iterable[File]) -> Iterator[list[str]]:
     """The paths of `files` in lists of at most CHUNK_FILES and about CHUNK_BYTES."""
     chunk: list[str] = []
     size = 0
@@ -366,67 +312,130 @@ def _chunks(files: Iterable[_File]) -> Iterator[list[str]]:
         yield chunk
 
 
-def _read_chunk(paths: list[str], sample_rate: int) -> tuple[bytes, list[_Audio]]:
+class _Samples:
+    """Little-endian int16 samples as they are decoded, in a file in `folder`.
+
+    So no clip is too long for the memory of the process that decodes it, nor for that of the one that collects; nor
+    are samples copied from process to process, which takes longer than the page cache does.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file = tempfile.NamedTemporaryFile(dir=folder, delete=False)  # noqa: SIM115 (handed over)
+        self._count = 0
+        self._last = np.empty(0, np.int16)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def append(self, samples: NDArray[np.int16]) -> None:
+        if len(samples):
+            self._last = samples.astype("<i2", copy=False)
+            self._file.write(self._last.data)
+            self._count += len(samples)
+
+    def since(self, start: int) -> NDArray[np.int16]:
+        """Those from `start` on, which are some."""
+        if len(self._last) == self._count - start:
+            return self._last
+        self._file.flush()
+        return np.memmap(self._file.name, "<i2", "r", offset=2 * start)
+
+    def forget(self, start: int) -> None:
+        """Drop those from `start` on."""
+        self._file.seek(2 * start)
+        self._file.truncate()
+        self._count, self._last = start, self._last[:0]
+
+    def close(self) -> Path:
+        self._file.close()
+        return Path(self._file.name)
+
+
+def _read_chunk(paths: list[str], sample_rate: int, scratch: Path) -> tuple[Path, list[_Audio]]:
     """The samples of several files back to back, and for each file its audio, with offsets into those samples."""
-    waves, audios, offset = [], [], 0
+    from audit import measure
+
+    samples, audios = _Samples(scratch), []
     for path in paths:
+        start = len(samples)
         try:
-            samples, source_rate, channels = _read(path, sample_rate)
+            rate, channels, truncated = _read(path, sample_rate, samples)
         except (OSError, ValueError, RuntimeError, MemoryError) as error:  # soundfile's and soxr's are RuntimeErrors
+            samples.forget(start)
             reason = getattr(error, "error_string", "") or getattr(error, "strerror", "") or str(error)
             if not isinstance(error, _UnusableError):
                 reason = f"unreadable: {reason or type(error).__name__}"
             audios.append(_Audio(reason=" ".join(reason.replace("Error : ", "").split()).rstrip(".")))
             continue
-        wave = samples.tobytes()
-        digest = hashlib.blake2b(wave, digest_size=8).hexdigest()
-        audios.append(_Audio(offset, len(samples), source_rate, channels, digest))
-        waves.append(wave)
-        offset += len(samples)
-    return b"".join(waves), audios
+        wave = samples.since(start)
+        peak_db, rms_db, dc, clipped = measure(wave)
+        # As many digits as mean something, so that the table is the same everywhere; + 0.0: there is no -0.0.
+        levels = round(peak_db, 2) + 0.0, round(rms_db, 2) + 0.0, round(dc, 5) + 0.0, round(clipped, 6)
+        audios.append(_Audio(start, len(wave), rate, channels, _digest(wave), *levels, truncated))
+    return samples.close(), audios
 
 
-def _printable(name: str) -> str:
-    return UNSAFE_NAME.sub("\N{REPLACEMENT CHARACTER}", name)
+def _digest(samples: NDArray[np.int16]) -> str:
+    return hashlib.sha1(samples.astype("<i2", copy=False).data, usedforsecurity=False).hexdigest()[:16]
 
 
 class _UnusableError(ValueError):
     """A file that can be read but not used; the text is the reason."""
 
 
-def _read(path: str, sample_rate: int) -> tuple[NDArray[np.int16], int, int]:
-    """Samples (n,) of a file as little-endian int16 at `sample_rate` (Hz), channels averaged; its own rate, channels.
+def _read(path: str, sample_rate: int, into: _Samples) -> tuple[int, int, int]:
+    """Append a file's audio to `into`, resampled to `sample_rate` (Hz), its channels averaged.
 
+    Returns its own sample rate, its channels, and 1 where its header promises more than there is, else 0.
     _UnusableError says what is wrong with a file's content or name; soundfile's errors pass.
     """
     import soxr
 
-    blocks = []
     with _open(path) as file:
-        rate, channels = file.samplerate, file.channels
+        rate, channels, start, frames = file.samplerate, file.channels, len(into), 0
         if not 1000 <= rate <= 384_000:  # a damaged header: resampling from 1 Hz would fill the memory
             raise _UnusableError(f"its sample rate is {rate} Hz")
         exact = channels == 1 and rate == sample_rate and file.subtype == "PCM_16"
         resampler = None if rate == sample_rate else soxr.ResampleStream(rate, sample_rate, 1, "float32", "HQ")
-        while len(block := file.read(BLOCK_FRAMES, "int16" if exact else "float32", always_2d=True)):
+        # After each read soundfile would seek, and an MP3's decoder begin anew in the middle; in a pipe it does not.
+        file.seekable = lambda: False
+        at_once = min(max(BLOCK_VALUES // channels, 1), file.frames + 1)  # + 1: a short read is the last one
+        more = True
+        while more:
+            block = file.read(at_once, "int16" if exact else "float32", always_2d=True)
+            frames += len(block)
+            more = len(block) == at_once
             if exact:
-                blocks.append(block[:, 0])
+                into.append(block[:, 0])
                 continue
-            if not np.isfinite(block).all():
-                raise _UnusableError("holds NaN or infinite samples")
             mono = block.mean(1)
-            blocks.append(_to_int16(resampler.resample_chunk(mono) if resampler else mono))
+            if not np.isfinite(mono).all():
+                raise _UnusableError("holds NaN or infinite samples")
+            into.append(_to_int16(resampler.resample_chunk(mono) if resampler else mono))
+        truncated = frames < file.frames - rate // 20 or _mended(file.extra_info)  # an MP3's is an estimate
     if resampler:
-        blocks.append(_to_int16(resampler.resample_chunk(np.empty(0, np.float32), last=True)))
-    samples = np.concatenate(blocks) if blocks else np.empty(0, np.int16)
-    if not len(samples):
+        into.append(_to_int16(resampler.resample_chunk(np.empty(0, np.float32), last=True)))
+    if len(into) == start:
         raise _UnusableError("empty: holds no samples")
-    return samples.astype("<i2", copy=False), rate, channels
+    return rate, channels, int(truncated)
+
+
+def _mended(log: str) -> bool:
+    """Whether libsndfile's log of a file tells of a size (of a WAV or an AIFF) that is more than there is.
+
+    What was written to a pipe has the largest size there is, and is whole.
+    """
+    return "(should be" in log and any(
+        int(actual) < int(promised) < 0x7FFF_0000
+        for promised, actual in re.findall(r": (\d+) \(should be (\d+)\)", log)
+    )
 
 
 def _open(path: str) -> Any:
     """The soundfile.SoundFile at `path`; _UnusableError for a name or a kind of file that is not opened."""
     import soundfile
+
+    from source import UNSAFE_NAME
 
     if UNSAFE_NAME.search(path):
         raise _UnusableError("its name holds a control character or is not UTF-8")
@@ -460,6 +469,44 @@ def _common_rate(paths: Sequence[str]) -> int:
     return max(found, key=lambda rate: (found[rate], rate))
 
 
+# ------------------------------------------------------------------------------------------------- killed runs
+
+
+def _resume(work: Path, facts: Mapping[str, Any]) -> dict[Key, _Audio]:
+    """What the journal of a run that was killed says is in WAVES and is there, and whose `facts` were these.
+
+    Without one, or with that of another data set or rate, a new journal is begun.
+    """
+    path, waves = work / JOURNAL, work / WAVES
+    try:
+        lines = path.read_text("ascii").splitlines()
+        if not waves.exists() or not waves.stat().st_size or json.loads(lines[0]) != facts:
+            raise ValueError("another data set")
+    except (OSError, ValueError, IndexError):
+        with replacing(path) as beside:
+            beside.write_text(json.dumps(facts) + "\n", "ascii")
+        return {}
+    samples = _map(waves)
+    known = {}
+    for line in lines[1:]:
+        try:
+            entries = json.loads(line)
+        except ValueError:  # the last one, cut off
+            break
+        for key, values in entries:
+            audio = _Audio(*values)
+            if audio.digest == _digest(samples[audio.offset : audio.offset + audio.length]):
+                known[tuple(key)] = audio
+    return known
+
+
+def _note_down(work: Path, chunk: Iterable[tuple[File, _Audio]]) -> None:
+    """Add to the journal what has just been written to WAVES."""
+    entries = [(file.key, audio) for file, audio in chunk if audio.length]
+    with (work / JOURNAL).open("a", encoding="ascii") as journal:
+        journal.write(json.dumps(entries) + "\n")
+
+
 # --------------------------------------------------------------------------------------------- checks and folds
 
 
@@ -485,34 +532,48 @@ def _reject_duplicates(table: DataFrame) -> None:
 def assign_folds(clips: DataFrame, folds: int, seed: int, known: Mapping[str, int]) -> NDArray[np.int64]:
     """The fold of each clip, (n,): classes as even as may be, all clips of a group in one fold.
 
-    `clips` has fname, label and group ('': the clip is its own group), by fname. Clips in `known` (fname to fold) keep
-    their fold and new ones join them; without any, scikit-learn splits. UserError where there are fewer groups than
-    folds.
+    `clips` has fname, label, group and cluster ('' where there is none), by fname. Groups that near duplicates link
+    count as one. Clips in `known` (fname to fold) keep their fold and new ones join them; a group whose clips have
+    several goes where most are. Without any, scikit-learn splits. UserError where there are fewer groups than folds.
     """
     grouped = bool((clips["group"] != "").any())
-    names, unit = np.unique(_units(clips).to_numpy(str), return_inverse=True)
+    names, unit = np.unique(_units(clips).astype(str), return_inverse=True)
     label = np.unique(clips["label"].to_numpy(str), return_inverse=True)[1]
     if len(names) < folds:
-        what = "speakers" if grouped else "clips"
-        raise UserError(f"{len(names)} {what} cannot fill {folds} folds: use -k {len(names)} or less")
+        raise UserError(f"{len(names)} groups cannot fill {folds} folds: use -k {len(names)} or less")
 
     fold = np.array([known.get(name, -1) for name in clips["fname"]], np.int64)
+    fold[fold >= folds] = -1  # there were more of them
     if (fold >= 0).any():
-        by_unit = np.full(len(names), -1, np.int64)
-        by_unit[unit[fold >= 0]] = fold[fold >= 0]
+        votes = np.zeros((len(names), folds), np.int64)
+        np.add.at(votes, (unit[fold >= 0], fold[fold >= 0]), 1)
+        by_unit = np.where(votes.any(1), votes.argmax(1), -1)
         fold = _fill_folds(by_unit[unit], unit, label, folds)
         if len(np.unique(fold)) == folds:
             return fold
-    if np.bincount(label).max() >= folds:  # scikit-learn refuses where every class is smaller
+    if np.bincount(label[np.unique(unit, return_index=True)[1]]).max() >= folds:  # scikit-learn refuses smaller ones
         fold = _stratified_folds(unit, label, folds, seed, grouped)
         if len(np.unique(fold)) == folds:
             return fold
     return _fill_folds(np.full(len(clips), -1, np.int64), unit, label, folds)
 
 
-def _units(clips: DataFrame) -> Any:
-    """What must stay in one fold, a Series: the speaker of each clip, or the clip itself."""
-    return clips["group"].where(clips["group"] != "", clips["fname"])
+def _units(clips: DataFrame) -> NDArray[np.object_]:
+    """What must stay in one fold, a name for each clip: clips joined by groups and near duplicates share one.
+
+    It is the group of the first of them, or that clip itself.
+    """
+    unit = np.arange(len(clips))
+    joined = [np.unique(clips[key].where(clips[key] != "", "\0" + clips["fname"]), return_inverse=True)[1]
+              for key in ("group", "cluster")]  # fmt: skip
+    while True:  # until no chain of groups and clusters leads to an earlier clip
+        before = unit
+        for key in joined:
+            first = np.full(len(clips), len(clips))
+            np.minimum.at(first, key, unit)
+            unit = first[key]
+        if np.array_equal(unit, before):
+            return clips["group"].where(clips["group"] != "", clips["fname"]).to_numpy(object)[unit]
 
 
 def _stratified_folds(
@@ -520,14 +581,16 @@ def _stratified_folds(
 ) -> NDArray[np.int64]:
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
+    # Without groups, units are clips and a few clusters: their first clips are split, which is much faster.
+    rows = np.arange(len(unit)) if grouped else np.sort(np.unique(unit, return_index=True)[1])
     kind = StratifiedGroupKFold if grouped else StratifiedKFold
-    fold = np.full(len(unit), -1, np.int64)
+    fold = np.full(unit.max() + 1, -1, np.int64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of small classes: the summary names them
-        splits = kind(folds, shuffle=True, random_state=seed % 2**32).split(label, label, unit)
+        splits = kind(folds, shuffle=True, random_state=seed % 2**32).split(label[rows], label[rows], unit[rows])
         for index, (_, held_out) in enumerate(splits):
-            fold[held_out] = index
-    return fold
+            fold[unit[rows[held_out]]] = index
+    return fold[unit]
 
 
 def _fill_folds(
@@ -553,11 +616,95 @@ def _fill_folds(
 
 
 def _check_disjoint(train: DataFrame) -> None:
-    """A speaker or a recording in two folds would make every score too good."""
-    for key in ("group", "digest"):
+    """A group or a recording in two folds would make every score too good."""
+    for key in ("group", "cluster", "digest"):
         apart = train[train[key] != ""].groupby(key)["fold"].nunique()
         if (apart > 1).any():
             raise AssertionError(f"{key} {apart.idxmax()} lies in several folds")
+
+
+def _given_folds(clips: DataFrame, notes: list[str]) -> tuple[dict[str, int], int]:
+    """The folds that a manifest gives to `clips`, as fname to index, and how many there are.
+
+    Their values are any text; in order, they are the folds 0, 1, ...
+    """
+
+    def order(value: str) -> tuple[float, str]:
+        try:
+            return float(value), value
+        except ValueError:
+            return math.inf, value
+
+    values = sorted(set(clips["fold"]) - {""}, key=order)
+    if not values:
+        return {}, 0
+    if len(values) == 1:
+        raise UserError(f"the manifest has all its clips in fold {values[0]}: at least 2 folds are needed")
+    if values != [str(index) for index in range(len(values))]:
+        notes.append(f"folds {', '.join(values[:12])} of the manifest are 0 to {len(values) - 1} here")
+    index = {value: number for number, value in enumerate(values)}
+    return {name: index[value] for name, value in zip(clips["fname"], clips["fold"], strict=True) if value}, len(values)
+
+
+# ------------------------------------------------------------------------------------------------------ the audit
+
+
+def _clusters(clips: DataFrame, old: DataFrame | None, waves: Path, sample_rate: int) -> NDArray[np.object_]:
+    """The near duplicates among `clips` but noise, (n,): the name of the first clip of each one's cluster, or ''.
+
+    They are looked for only where the clips are not those of `old`, an earlier table.
+    """
+    from audit import near_duplicates
+
+    same = ["fname", "split", "digest"]
+    if old is not None and np.array_equal(old[same].to_numpy(object), clips[same].to_numpy(object)):
+        return old["cluster"].to_numpy(object)
+    heard = clips[clips["split"] != "noise"]
+    offset, length = (heard[name].to_numpy(np.int64) for name in ("offset", "length"))
+    number = near_duplicates(_map(waves), offset, length, sample_rate)
+    names = heard["fname"].to_numpy(object)[number]
+    names[np.bincount(number, minlength=len(number))[number] == 1] = ""
+    cluster = np.full(len(clips), "", object)
+    cluster[heard.index] = names
+    return cluster
+
+
+def _flags(clips: DataFrame, sample_rate: int) -> list[str]:
+    """What is odd about each clip, words with spaces between: audit.flags, and what comparing clips tells.
+
+    truncated: the file ends before its header says; near-duplicate: of another clip; two-labels: and training clips
+    of the cluster bear different ones; in-train: a test clip that is a duplicate, near or exact, of a training clip.
+    """
+    from audit import flags
+
+    heard = clips["split"] != "noise"
+    train, test = clips[clips["split"] == "train"], clips["split"] == "test"
+    labels = train[train["cluster"] != ""].groupby("cluster")["label"].nunique()
+    audio = clips["digest"] + " " + clips["length"].astype(str)
+    near = clips["cluster"] != ""
+    more = {
+        "truncated": clips["truncated"] == 1,
+        "near-duplicate": near,
+        "two-labels": clips["cluster"].isin(labels.index[labels > 1]),
+        "in-train": test & (audio.isin(audio[train.index]) | near & clips["cluster"].isin(labels.index)),
+    }
+    words = [""] * len(clips)
+    for index, found in zip(np.flatnonzero(heard), flags(clips[heard], sample_rate), strict=True):
+        words[index] = found
+    for name, mask in more.items():
+        for index in np.flatnonzero(mask):
+            words[index] = f"{words[index]} {name}".strip()
+    return words
+
+
+def _insist(clips: DataFrame, rejected: DataFrame) -> None:
+    """UserError where any file is left out or any clip flagged: --strict."""
+    flagged = clips[clips["flags"] != ""]
+    if not len(rejected) + len(flagged):
+        return
+    column, row = ("reason", rejected.iloc[0]) if len(rejected) else ("flags", flagged.iloc[0])
+    counts = f"{len(rejected):,} files would be left out, {len(flagged):,} clips flagged"
+    raise UserError(f"{row['fname']}: {row[column]} ({counts}; without --strict, {REJECTED} and {CLIPS} list them)")
 
 
 # ------------------------------------------------------------------------------------------------ from end to end
@@ -567,94 +714,186 @@ def preprocess(config: PreprocessConfig) -> None:
     """Bring the store in `config.work` up to date with the data set, and print what a person should check.
 
     Only new and changed files are decoded, and known clips keep their folds, unless the options that decide them have
-    changed. UserError where there is nothing to train on or too little for the folds.
+    changed. UserError where there is nothing to train on, or where `config.strict` finds anything amiss.
     """
+    from audit import draw_audit
+    from source import download, scan
+
     started = time.monotonic()
-    data = _scan(config.input_path)
-    with locked(config.work / ".lock"):
+    if config.download:
+        download(config.download, config.input_path)
+    data = scan(config)
+    work = config.work
+    with locked(work / ".lock"):
         notes = list(data.notes)
-        old, known, folds = _previous(config, data.root, notes)
-        train_paths = [file.path for file in data.files if file.split == "train"]
-        sample_rate = config.sample_rate or (old and old["sample_rate"]) or _common_rate(train_paths)
-        if old and old["sample_rate"] != sample_rate:
-            known = {}
-        new = [file for file in data.files if file.key not in known]
-        known |= zip((file.key for file in new), _decode(new, sample_rate, config.work / WAVES), strict=True)
-
-        table = _table(data.files, (known[file.key] for file in data.files))
-        _reject_duplicates(table)
-        speakers = [SPEAKER.match(Path(name).name) if config.group == "auto" else None for name in table["fname"]]
-        table["group"] = [match[1] if match else "" for match in speakers]
-        table.loc[table["split"] != "train", "group"] = ""
-        table["fold"] = -1
-        clips = table[table["reason"] == ""].reset_index(drop=True)
-        rejected = table[table["reason"] != ""].reset_index(drop=True)
-        is_train = clips["split"] == "train"
-        classes = sorted(set(clips.loc[is_train, "label"]))
-        if len(classes) < 2:
-            why = f"{rejected['fname'][0]}: {rejected['reason'][0]}"
-            raise UserError(f"{data.root}: fewer than 2 classes have a usable clip ({why})")
-        clips.loc[is_train, "fold"] = assign_folds(clips[is_train], config.folds, config.seed, folds)
-        _check_disjoint(clips[is_train])
-
-        store = {
-            "format": STORE_FORMAT,
-            "root": str(data.root),
-            "test_root": data.test_root and str(data.test_root),
-            "sample_submission": data.sample_submission and str(data.sample_submission),
-            "sample_rate": sample_rate,
-            "clip_samples": _window(clips.loc[is_train, "length"], sample_rate, config.clip_seconds),
-            "classes": classes,
-            "folds": config.folds,
-            "seed": config.seed,
-            "group": config.group,
-            "grouped": bool((clips["group"] != "").any()),
-            "counts": {split: int((clips["split"] == split).sum()) for split in SPLITS},
-        }
-        spare = (config.work / WAVES).stat().st_size - 2 * int(table["length"].sum())
-        if spare > 2 * int(table["length"].sum()):
-            notes.append(f"delete {config.work / WAVES} and run this again to free {spare >> 20:,} MiB no clip uses")
-        changed = _save(config.work, store, clips[CLIP_COLUMNS], rejected[REJECTED_COLUMNS])
+        old = _previous(config, data.root, notes)
+        sample_rate, known, new = _hear(config, data, old)
+        clips, rejected = _judge(data, known, old.clips, work / WAVES, sample_rate)
+        if config.strict:
+            _insist(clips, rejected)
+        folds = _split(clips, config, old.folds, notes)
+        store = _facts(config, data, clips, sample_rate, folds)
+        changed = _save(work, store, clips[CLIP_COLUMNS], rejected[REJECTED_COLUMNS])
+        (work / JOURNAL).unlink(missing_ok=True)
+        if changed or not (work / PICTURE).exists():
+            draw_audit(clips[clips["split"] != "noise"], store["classes"], sample_rate, work / PICTURE)
+        used = 2 * int(clips["length"].sum() + rejected["length"].sum())
+        if (spare := (work / WAVES).stat().st_size - used) > used:
+            notes.append(f"delete {work / WAVES} and run this again to free {spare >> 20:,} MiB no clip uses")
     seconds = time.monotonic() - started
-    what = f"{len(new):,} new or changed of {len(data.files):,} files decoded" if changed else "nothing has changed"
+    what = f"{new:,} new or changed of {len(data.files):,} files decoded" if changed else "nothing has changed"
     print(*_summary(config, store, clips, rejected, notes), f"{what}, {clock(seconds)}", "", sep="\n")
-    work = "" if config.work == PreprocessConfig(Path()).work else f" -w {shlex.quote(str(config.work))}"
-    print(f"next: python train.py -t 64 -m resnet18 -f all{work}")
+    option = "" if work == PreprocessConfig(Path()).work else f" -w {shlex.quote(str(work))}"
+    print(f"next: python train.py -t 64 -m resnet18 -f all{option}")
 
 
-def _previous(
-    config: PreprocessConfig, root: Path, notes: list[str]
-) -> tuple[dict[str, Any] | None, dict[tuple[str, str, int, int], _Audio], dict[str, int]]:
+def _hear(config: PreprocessConfig, data: DataSet, old: _Earlier) -> tuple[int, dict[Key, _Audio], int]:
+    """The sample rate (Hz) of the store, the audio of every file, and how many files were decoded for that."""
+    train = [file.path for file in data.files if file.split == "train" and not file.reason]
+    sample_rate = config.sample_rate or (old.store and old.store["sample_rate"]) or _common_rate(train)
+    known = dict(old.known) if old.store and old.store["sample_rate"] == sample_rate else {}
+    new = [file for file in data.files if not file.reason and file.key not in known]
+    if new:
+        facts = {"format": STORE_FORMAT, "root": str(data.root), "sample_rate": sample_rate}
+        known |= _resume(config.work, facts)
+        new = [file for file in new if file.key not in known]
+        audios = _decode(new, sample_rate, config.work / WAVES, partial(_note_down, config.work))
+        known |= zip((file.key for file in new), audios, strict=True)
+    return sample_rate, known, len(new)
+
+
+def _judge(
+    data: DataSet, known: Mapping[Key, _Audio], old: DataFrame | None, waves: Path, sample_rate: int
+) -> tuple[DataFrame, DataFrame]:
+    """The usable clips, flagged, with the folds that a manifest gives ('' for none), and the files left out."""
+    table = _table(data.files, (_Audio(reason=file.reason) if file.reason else known[file.key] for file in data.files))
+    _reject_duplicates(table)
+    clips = table[table["reason"] == ""].reset_index(drop=True)
+    rejected = table[table["reason"] != ""].reset_index(drop=True)
+    if clips.loc[clips["split"] == "train", "label"].nunique() < 2:
+        why = f"{rejected['fname'][0]}: {rejected['reason'][0]}"
+        raise UserError(f"{data.root}: fewer than 2 classes have a usable clip ({why})")
+    clips["cluster"] = _clusters(clips, old, waves, sample_rate)
+    clips["flags"] = _flags(clips, sample_rate)
+    return clips, rejected
+
+
+def _split(clips: DataFrame, config: PreprocessConfig, known: Mapping[str, int], notes: list[str]) -> int:
+    """Replace the folds in `clips` by their indices; returns how many there are.
+
+    Those of a manifest go before those that are `known` from an earlier run. What was given up goes to `notes`.
+    """
+    is_train = clips["split"] == "train"
+    train = clips[is_train]
+    given, folds = _given_folds(train, notes)
+    train = _fold_sized(train, folds or config.folds, notes)
+    if not folds:
+        given, folds = dict(known), min(config.folds, len(set(_units(train))))
+        if folds < 2:
+            raise UserError("all clips are of one group, so none can be held out: see --group none")
+        if folds < config.folds:
+            notes.append(f"{folds} folds, not {config.folds}: there are no more groups to hold out")
+    fold = assign_folds(train, folds, config.seed, given)
+    if moved := sum(given.get(name, at) != at for name, at in zip(train["fname"], fold, strict=True)):
+        notes.append(f"clips that left their fold, so that groups and duplicates stay on one side: {moved:,}")
+    clips["fold"] = -1
+    clips.loc[is_train, "fold"] = fold
+    _check_disjoint(train.assign(fold=fold))
+    return folds
+
+
+def _fold_sized(train: DataFrame, folds: int, notes: list[str]) -> DataFrame:
+    """`train` without the clusters that would leave too little to split, the largest first; they go to `notes`.
+
+    Clips that one sound fills, such as a beep, are all near duplicates, and link all groups into one.
+    """
+    from source import some
+
+    size = train["cluster"].map(train["cluster"].value_counts()).where(train["cluster"] != "", 0)
+    alone = train.assign(cluster="")
+    enough = min(folds, len(set(_units(alone))))
+    largest = max(len(train) / 2, Counter(_units(alone)).most_common(1)[0][1])
+    for limit in sorted(set(size), reverse=True):
+        kept = train.assign(cluster=train["cluster"].where(size <= limit, ""))
+        units = Counter(_units(kept))
+        if len(units) >= enough and units.most_common(1)[0][1] <= largest:
+            break
+    if given_up := sorted(set(train["cluster"]) - set(kept["cluster"])):
+        notes.append("near duplicates that may lie in several folds, as together with their groups they leave too "
+                     f"little to hold out: {(size > limit).sum():,} clips in {some(given_up, 'cluster')}")  # fmt: skip
+    return kept
+
+
+def _facts(config: PreprocessConfig, data: DataSet, clips: DataFrame, sample_rate: int, folds: int) -> dict[str, Any]:
+    """What store.json says."""
+    from source import SPLITS
+
+    train = clips[clips["split"] == "train"]
+    return {
+        "format": STORE_FORMAT,
+        "root": str(data.root),
+        "test_root": data.test_root and str(data.test_root),
+        "sample_submission": data.sample_submission and str(data.sample_submission),
+        "sample_rate": sample_rate,
+        "clip_samples": _window(train["length"], sample_rate, config.clip_seconds),
+        "classes": sorted(set(train["label"])),
+        "folds": folds,
+        "grouped": bool((train["group"] != "").any()),
+        "counts": {split: int((clips["split"] == split).sum()) for split in SPLITS},
+        "options": _options(config),
+    }
+
+
+def _options(config: PreprocessConfig) -> dict[str, Any]:
+    """The options that decide labels and folds, as store.json has them."""
+    names = ("folds", "seed", "group", "group_pattern", "label_pattern")
+    manifest = config.manifest and str(config.manifest.resolve())
+    return {**{name: getattr(config, name) for name in names}, "manifest": manifest, "columns": dict(config.columns)}
+
+
+class _Earlier(NamedTuple):
+    """What an earlier run left in the store; empty where there was none, or none to go on from."""
+
+    store: dict[str, Any] | None = None
+    clips: DataFrame | None = None
+    known: dict[Key, _Audio] = {}  # noqa: RUF012 (never changed)
+    folds: dict[str, int] = {}  # noqa: RUF012
+
+
+def _previous(config: PreprocessConfig, root: Path, notes: list[str]) -> _Earlier:
     """What an earlier run on `root` left in the store: its facts, the audio of its files, the folds of its clips.
 
     Folds are empty where an option that decides them differs. What cannot be used goes to `notes`.
     """
     import pandas as pd
 
+    from source import File
+
     if not (config.work / STORE).exists():
-        return None, {}, {}
+        return _Earlier()
     try:
         old = load_store(config.work)
         clips, rejected = load_clips(config.work), load_rejected(config.work)
     except UserError as error:
         notes.append(f"everything is decoded anew: {error}")
-        return None, {}, {}
+        return _Earlier()
     if old["root"] != str(root):
         notes.append(f"everything is decoded anew: {config.work} held {old['root']}")
-        return None, {}, {}
-    same_split = all(old[name] == getattr(config, name) for name in ("folds", "seed", "group"))
+        return _Earlier()
     train = clips[clips["split"] == "train"]
-    folds = dict(zip(train["fname"], train["fold"], strict=True)) if same_split else {}
+    same = old["options"] == _options(config)
+    folds = dict(zip(train["fname"], train["fold"], strict=True)) if same else {}
 
     # Duplicates have been decoded too. What could not be read is tried again: a permission changes no time of a file.
     decoded = pd.concat([rejected[rejected["length"] > 0], clips.assign(reason="")])
     samples = (config.work / WAVES).stat().st_size // 2 if (config.work / WAVES).exists() else 0
     if (decoded["offset"] + decoded["length"]).max() > samples:
         notes.append(f"everything is decoded anew: {config.work / WAVES} is shorter than {CLIPS} says")
-        return old, {}, folds
-    keys = decoded[list(_File._fields[:4])].itertuples(index=False, name=None)
+        return _Earlier(store=old, folds=folds)
+    keys = decoded[list(File._fields[:4])].itertuples(index=False, name=None)
     audios = decoded[list(_Audio._fields[:-1])].itertuples(index=False, name=None)
-    return old, {key: _Audio(*audio) for key, audio in zip(keys, audios, strict=True)}, folds
+    known = {key: _Audio(*audio) for key, audio in zip(keys, audios, strict=True)}
+    return _Earlier(old, clips, known, folds)
 
 
 def _window(lengths: NDArray[np.int64], sample_rate: int, clip_seconds: float | None) -> int:
@@ -674,20 +913,27 @@ def _summary(
     """The lines that a person checks before training."""
     import pandas as pd
 
+    from source import some
+
     train = clips[clips["split"] == "train"]
     test = clips[clips["split"] == "test"]
-    counts = pd.crosstab(train["label"], train["fold"]).reindex(columns=range(config.folds), fill_value=0)
+    counts = pd.crosstab(train["label"], train["fold"]).reindex(columns=range(store["folds"]), fill_value=0)
     rows = [(label, [*row, sum(row)]) for label, *row in counts.itertuples(name=None)]
     rows.append(("all", [*counts.sum(), len(train)]))
+    rows.append(("classes", [*(counts > 0).sum(), len(counts)]))
+    unit = pd.Series(_units(train), train.index)  # groups, joined where near duplicates link them
     if store["grouped"]:
-        speakers = _units(train).groupby(train["fold"]).nunique()
-        rows.append(("speakers", [*speakers, sum(speakers)]))
-    header = ("class", [*(f"fold {fold}" for fold in range(config.folds)), "clips"])
+        groups = unit.groupby(train["fold"]).nunique()
+        rows.append(("groups", [*groups, sum(groups)]))
+    header = ("class", [*(f"fold {fold}" for fold in range(store["folds"])), "clips"])
     rows.insert(0, header)
     width = max(len(label) for label, _ in rows)
     lines = [f"{label:<{width}}" + "".join(f"{cell:>8}" for cell in cells) for label, cells in rows]
     if len(counts) > 40:
         lines[11 : len(counts) - 9] = [f"... {len(counts) - 20} more classes"]
+    torn = int((train[train["cluster"] != ""].groupby("cluster")["fold"].nunique() > 1).sum())
+    but = f" but {torn:,} clusters, see below" if torn else ""
+    lines.append(f"checked: no group and no duplicate is in two folds{but}")
 
     rate = store["sample_rate"]
     lines += [
@@ -696,35 +942,41 @@ def _summary(
         f"({(test['label'] != '').sum():,} labelled), {store['counts']['noise']:,} noise recordings",
         f"{rate:,} Hz, window {store['clip_samples'] / rate:g} s, {clock(clips['length'].sum() / rate)} of audio",
     ]
-    if store["grouped"]:
-        alone = int((train["group"] == "").sum())
-        lines.append("no speaker is in two folds" + (f" ({alone:,} clips name no speaker)" if alone else ""))
-    elif config.group == "auto":
-        notes.append("no speakers found in the names (<speaker>_nohash_<n>): if one speaker's clips lie in several "
-                     "folds, scores will be too good")  # fmt: skip
-    units = _units(train).groupby(train["label"]).nunique()
-    if small := list(units.index[units < config.folds]):
-        what = "speakers" if store["grouped"] else "clips"
-        notes.append(f"fewer {what} than folds, so some folds hold none: {_some(small, 'class', 'classes')}")
-    seen = set(zip(train["digest"], train["length"], strict=True))
-    if leaked := sum(audio in seen for audio in zip(test["digest"], test["length"], strict=True)):
-        notes.append(f"the same audio is in train: {leaked:,} of {len(test):,} test clips")
+    if config.group == "auto" and not store["grouped"]:
+        notes.append("no groups found (names like <speaker>_nohash_<n>, a manifest's column, --group-pattern): if one "
+                     "speaker's clips lie in several folds, scores will be too good")  # fmt: skip
+    elif store["grouped"] and (alone := int((train["group"] == "").sum())):
+        notes.append(f"{alone:,} clips name no group: each is one for itself")
+    units = unit.groupby(train["label"]).nunique()
+    if small := list(units.index[units < store["folds"]]):
+        what = "groups" if store["grouped"] else "clips"
+        notes.append(f"fewer {what} than folds, so some folds hold none: {some(small, 'class', 'classes')}")
+    found = Counter(word for flags in clips["flags"] for word in flags.split())
+    if found["in-train"]:
+        notes.append(f"the same audio is in train (flag in-train): {found['in-train']:,} of {len(test):,} test clips")
+    if known := int((test["group"].isin(set(train["group"]) - {""})).sum()):
+        notes.append(f"of a group that is in train: {known:,} of {len(test):,} test clips")
+    if found:
+        kinds = ", ".join(f"{count:,} {word}" for word, count in found.most_common())
+        lines.append(f"flagged, and kept: {kinds}; see {config.work / CLIPS} and {config.work / PICTURE}")
+    if clusters := clips.loc[clips["cluster"] != "", "cluster"].nunique():
+        lines.append(f"near duplicates: {found['near-duplicate']:,} clips in {clusters:,} clusters")
     lines += [f"warning: {note}" for note in notes]
 
     if len(rejected):
         lines.append(f"rejected: {len(rejected):,} files, see {config.work / REJECTED}")
-        kinds = rejected["reason"].str.split(r":| of | as ", regex=True).str[0] + " (" + rejected["split"] + ")"
+        kinds = rejected["reason"].str.replace(r"^line \d+: ", "", regex=True)
+        kinds = (
+            kinds.str.split(r":| of | as | line | \(", regex=True).str[0]
+            + " ("
+            + rejected["split"].replace("", "manifest")
+            + ")"
+        )
         for kind, same in rejected.groupby(kinds, sort=False):
             lines.append(f"  {len(same):,} {kind}")
             examples = zip(same["fname"][:3], same["reason"][:3], strict=True)
             lines += [f"    {name}: {reason}" for name, reason in examples]
     return lines
-
-
-def _some(names: Sequence[str], one: str, several: str = "") -> str:
-    """How many and which: 3 folders (a, b, c), 9 folders (a, b, c, d, e, ...)."""
-    shown = _printable(", ".join(names[:5])) + (", ..." if len(names) > 5 else "")
-    return f"{len(names)} {one if len(names) == 1 else several or one + 's'} ({shown})"
 
 
 @command

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 import preprocess as pp
 from arg import PreprocessConfig, UserError
+from source import File
 
 RATE = 16_000
 REPOSITORY = Path(__file__).parents[1]
@@ -93,7 +95,7 @@ def test_a_folder_a_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert not clips["group"].any()
     assert np.array_equal(samples_of(work, clips.iloc[-1]), noise(901, 5000))
     assert pp.load_store(work) == {
-        "format": 1,
+        "format": 2,
         "root": str(root),
         "test_root": None,
         "sample_submission": None,
@@ -101,16 +103,24 @@ def test_a_folder_a_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         "clip_samples": 1600,
         "classes": ["no", "yes"],
         "folds": 5,
-        "seed": 0,
-        "group": "auto",
         "grouped": False,
         "counts": {"train": 13, "test": 0, "noise": 1},
+        "options": {
+            "folds": 5,
+            "seed": 0,
+            "group": "auto",
+            "group_pattern": None,
+            "label_pattern": None,
+            "manifest": None,
+            "columns": {},
+        },
     }
+    assert reasons(work) == {"loose.wav": "lies in no class folder"}
     out = capsys.readouterr().out
-    assert "no speakers found" in out
+    assert "no groups found" in out
     assert "1 folder (empty)" in out
     assert "1 files (1 .md)" in out
-    assert "lie in no class folder: 1 clips" in out
+    assert "1 lies in no class folder (train)" in out
     assert f"next: python train.py -t 64 -m resnet18 -f all -w {work}" in out
 
 
@@ -152,7 +162,7 @@ def test_a_labelled_test_folder(tmp_path: Path, capsys: pytest.CaptureFixture[st
     }
     out = capsys.readouterr().out
     assert "4 test clips (2 labelled)" in out
-    assert "1 folder (part2)" in out
+    assert "1 label (part2)" in out
     assert "1 folder (other)" in out
 
 
@@ -188,7 +198,7 @@ def decode(path: Path, rate: int, tmp_path: Path) -> NDArray[np.int16]:
     """One file through `decode_folder`."""
     folder, into = tmp_path / "one", tmp_path / "into"
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
+    folder.mkdir(parents=True)
     shutil.copy(path, folder)
     clips, rejected = pp.decode_folder(folder, rate, into)
     assert len(clips) == 1, rejected
@@ -229,12 +239,42 @@ def test_every_format_is_read_as_soundfile_reads_it(
 def test_resampling_is_soxrs_also_in_blocks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: int, block: int
 ) -> None:
-    monkeypatch.setattr(pp, "BLOCK_FRAMES", block)
+    monkeypatch.setattr(pp, "BLOCK_VALUES", block)
     wave = noise(2, rate)
     expected = soxr.resample(wave.astype(np.float64) / 32768, rate, RATE, quality="HQ") * 32768
     decoded = decode(write(tmp_path / "a.wav", wave, rate), RATE, tmp_path)
     assert decoded.shape == expected.shape == (RATE,)
     assert np.abs(decoded - expected.clip(-32768, 32767)).max() <= 0.6
+
+
+def test_a_long_file_is_never_whole_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = fill(tmp_path / "data")
+    long = noise(40, 100_000)
+    write(root / "no" / "3 long.wav", long)
+    bad = write(root / "no" / "4 long and bad.flac", noise(41, 100_000))
+    bad.write_bytes(bad.read_bytes()[:-1000])
+    write(root / "no" / "5 nan at its end.wav", np.append(long / 32768, np.nan), subtype="FLOAT")
+    prepare(root, tmp_path / "whole")
+    monkeypatch.setattr(pp, "BLOCK_VALUES", 1000)
+    monkeypatch.setattr(pp, "COPY_BYTES", 3000)
+    clips = prepare(root, tmp_path / "file")
+    for name in (pp.CLIPS, pp.WAVES, pp.REJECTED):
+        assert (tmp_path / "file" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    clip = clips[clips["fname"] == "no/3 long.wav"].iloc[0]
+    assert np.array_equal(samples_of(tmp_path / "file", clip), long)
+    assert "long" in clip["flags"]
+    assert set(reasons(tmp_path / "file")) == {"no/4 long and bad.flac", "no/5 nan at its end.wav"}
+    assert not (tmp_path / "file" / pp.SCRATCH).exists()
+
+
+@pytest.mark.parametrize("options", [{"format": "MP3"}, {"format": "OGG", "subtype": "OPUS"}, {"format": "FLAC"}])
+def test_blocks_of_a_long_file_leave_no_seams(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, str]
+) -> None:
+    path = write(tmp_path / "a.wav", noise(3, 20_001), RATE, **options)
+    whole = decode(path, RATE, tmp_path)
+    monkeypatch.setattr(pp, "BLOCK_VALUES", 1000)
+    assert np.array_equal(decode(path, RATE, tmp_path / "again"), whole)
 
 
 def test_int16_is_rounded_and_clipped_never_wrapped(tmp_path: Path) -> None:
@@ -297,7 +337,7 @@ class Deadly(str):
 
 def test_a_decoding_process_that_dies_is_an_error(tmp_path: Path) -> None:
     path = str(write(tmp_path / "a.wav", 1))
-    files = [pp._File("train", "a", 0, 0, "x", Deadly(path) if n == 40 else path) for n in range(64)]
+    files = [File("train", "a", 0, 0, "x", Deadly(path) if n == 40 else path) for n in range(64)]
     with pytest.raises(UserError, match=r"process died at a file between .*a\.wav and .*a\.wav"):
         pp._decode(files, RATE, tmp_path / pp.WAVES)
 
@@ -370,22 +410,18 @@ def test_duplicates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(root / "test" / "twin2.wav", 801)
 
     clips = prepare(root, work)
-    assert (
-        reasons(work)
-        == {
-            "train/no/copy.flac": "duplicate of train/no/2.wav",
-            "train/no/both.wav": "same audio as train/yes/again.wav, labelled yes",
-            "train/yes/again.wav": "same audio as train/no/both.wav, labelled no",
-            "train/yes/both.wav": "same audio as train/no/both.wav, labelled no",
-        }
-        or reasons(work)
-        == {
-            # the first by name is kept: 2.wav sorts before copy.flac
-        }
-    )
+    assert reasons(work) == {
+        "train/no/copy.flac": "duplicate of train/no/2.wav",  # the first by name is kept
+        "train/no/both.wav": "same audio as train/yes/again.wav, labelled yes",
+        "train/yes/again.wav": "same audio as train/no/both.wav, labelled no",
+        "train/yes/both.wav": "same audio as train/no/both.wav, labelled no",
+    }
     assert clips["split"].value_counts().to_dict() == {"train": 12, "test": 3}
     out = capsys.readouterr().out
-    assert "the same audio is in train: 1 of 3 test clips" in out
+    assert "the same audio is in train (flag in-train): 1 of 3 test clips" in out
+    flags = dict(zip(clips["fname"], clips["flags"], strict=True))
+    assert "in-train" in flags["seen.wav"]
+    assert "in-train" not in flags["twin1.wav"]
     assert "3 same audio (train)" in out
 
     # They are known from now on: nothing is decoded or appended again.
@@ -393,6 +429,127 @@ def test_duplicates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prepare(root, work)
     assert "nothing has changed" in capsys.readouterr().out
     assert (work / pp.WAVES).stat().st_size == size
+
+
+def test_near_duplicates_stay_in_one_fold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, work = tmp_path / "data", tmp_path / "work"
+    for speaker in range(8):
+        for label, base in (("no", 0), ("yes", 100)):
+            write(root / "train" / label / f"s{speaker}_nohash_0.wav", noise(base + speaker, 8000))
+
+    def again(name: str, seed: int) -> None:
+        write(root / name, (0.5 * np.roll(noise(seed, 8000), 300)).astype(np.int16))
+
+    again("train/no/s1_nohash_9.wav", 0)  # of s0: two speakers linked
+    again("train/yes/s2_nohash_9.wav", 1)  # of a no by s1, as a yes by s2: three
+    again("test/near.wav", 103)
+    write(root / "test" / "other.wav", noise(200, 8000))
+    clips = prepare(root, work, folds=3)
+    by_name = clips.set_index("fname")
+    fold = by_name["fold"]
+    linked = [name for name in by_name.index if name.split("/")[-1].startswith(("s0", "s1", "s2"))]
+    assert fold[linked].nunique() == 1
+    assert by_name["cluster"][by_name["cluster"] != ""].to_dict() == {
+        "train/no/s0_nohash_0.wav": "train/no/s0_nohash_0.wav",
+        "train/no/s1_nohash_0.wav": "train/no/s1_nohash_0.wav",
+        "train/no/s1_nohash_9.wav": "train/no/s0_nohash_0.wav",
+        "train/yes/s2_nohash_9.wav": "train/no/s1_nohash_0.wav",
+        "train/yes/s3_nohash_0.wav": "train/yes/s3_nohash_0.wav",
+        "near.wav": "train/yes/s3_nohash_0.wav",
+    }
+    flags = by_name["flags"]
+    assert flags["train/no/s1_nohash_9.wav"] == "near-duplicate"
+    assert flags["train/no/s1_nohash_0.wav"] == flags["train/yes/s2_nohash_9.wav"] == "near-duplicate two-labels"
+    assert flags["near.wav"] == "near-duplicate in-train"
+    assert flags["other.wav"] == ""
+    out = capsys.readouterr().out
+    assert "checked: no group and no duplicate is in two folds" in out
+    assert "the same audio is in train (flag in-train): 1 of 2 test clips" in out
+    assert "flagged, and kept: 6 near-duplicate, 2 two-labels, 1 in-train" in out
+    assert "near duplicates: 6 clips in 3 clusters" in out
+    assert [line.split()[-1] for line in out.splitlines()[3:6]] == ["18", "2", "6"]  # all, classes, groups
+
+    # A copy that links two folds: the clips of the smaller part leave theirs, and that is said.
+    first, second = (next(n for n in ("s3", "s4", "s5", "s6", "s7") if fold[f"train/no/{n}_nohash_0.wav"] == f) for f in
+                     sorted(set(fold[fold >= 0]) - {fold[linked[0]]}))  # fmt: skip
+    again(f"train/no/{first}_nohash_8.wav", int(second[1]))
+    after = prepare(root, work, folds=3).set_index("fname")["fold"]
+    assert after[f"train/no/{first}_nohash_8.wav"] == after[f"train/no/{second}_nohash_0.wav"]
+    assert "clips that left their fold, so that groups and duplicates stay on one side: " in capsys.readouterr().out
+
+
+def test_near_duplicates_that_leave_nothing_to_hold_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, work = fill_speakers(tmp_path / "data"), tmp_path / "work"
+    for speaker in range(12):  # one beep, which all know
+        write(root / "up" / f"{speaker:04x}_nohash_9.wav", np.roll(noise(7, 8000), 100 * speaker))
+    write(root / "no" / "0003_nohash_9.wav", np.roll(noise(8, 8000), 100))
+    write(root / "no" / "0004_nohash_9.wav", noise(8, 8000))
+    clips = prepare(root, work)
+    assert clips["cluster"].value_counts().tolist()[1:] == [12, 2]
+    assert clips.groupby("group")["fold"].nunique().max() == 1
+    fold = fold_of(clips)
+    assert fold["no/0003_nohash_9.wav"] == fold["no/0004_nohash_9.wav"]
+    out = capsys.readouterr().out
+    assert "checked: no group and no duplicate is in two folds but 1 clusters, see below" in out
+    assert "leave too little to hold out: 12 clips in 1 cluster (up/0000_nohash_9.wav)" in out
+
+
+def test_an_unchanged_data_set_is_not_searched_for_duplicates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import audit
+
+    root, work = fill(tmp_path / "data"), tmp_path / "work"
+    (root / "yes" / "bad.wav").touch()  # tried again each time
+    clips = prepare(root, work)
+    monkeypatch.setattr(audit, "near_duplicates", None)
+    monkeypatch.setattr(audit, "draw_audit", None)
+    assert prepare(root, work).equals(clips)
+    (work / pp.PICTURE).unlink()
+    with pytest.raises(TypeError):
+        prepare(root, work)
+    write(root / "yes" / "new.wav", 777)
+    with pytest.raises(TypeError):
+        prepare(root, work)
+
+
+def test_too_few_groups_make_fewer_folds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for n, name in enumerate(["yes/s_nohash_0.wav", "no/s_nohash_1.wav", "no/t_nohash_0.wav"]):
+        write(tmp_path / "data" / name, n)
+    clips = prepare(tmp_path / "data", tmp_path / "work", folds=3)
+    assert sorted(clips.groupby("group")["fold"].first()) == [0, 1]
+    assert pp.load_store(tmp_path / "work")["folds"] == 2
+    assert "2 folds, not 3: there are no more groups to hold out" in capsys.readouterr().out
+    prepare(tmp_path / "data", tmp_path / "work", folds=3)
+    assert "nothing has changed" in capsys.readouterr().out
+
+    write(tmp_path / "data" / "no" / "u_nohash_0.wav", 9)  # and more folds where there are more groups
+    more = prepare(tmp_path / "data", tmp_path / "work", folds=3)
+    assert set(more["fold"]) == {0, 1, 2}
+    assert fold_of(clips).items() <= fold_of(more).items()
+    (tmp_path / "data" / "no" / "t_nohash_0.wav").unlink()
+    assert set(prepare(tmp_path / "data", tmp_path / "work", folds=3)["fold"]) == {0, 1}
+
+
+def test_a_manifest_gives_groups_and_folds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = fill(tmp_path / "data", clips=4)
+    rows = [f"{label}/{n}.wav,{label},{n % 3},{n % 2}" for label in ("no", "yes") for n in range(4)]
+    (root / "all.csv").write_text("\n".join(["path,label,speaker,fold", *rows]))
+    clips = prepare(root, tmp_path / "work", manifest=root / "all.csv")
+    assert clips["group"].tolist() == ["0", "1", "2", "0"] * 2
+    # Speaker 0 has as many clips in fold 0 as in fold 1: all go to the first.
+    assert clips["fold"].tolist() == [0, 1, 0, 0] * 2
+    assert "clips that left their fold, so that groups and duplicates stay on one side: 2" in capsys.readouterr().out
+    clips = prepare(root, tmp_path / "work", manifest=root / "all.csv", group="none")
+    assert clips["fold"].tolist() == [0, 1, 0, 1] * 2
+
+
+def test_other_options_keep_the_audio_but_not_the_folds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = fill_speakers(tmp_path / "data")
+    prepare(root, tmp_path / "work")
+    capsys.readouterr()
+    clips = prepare(root, tmp_path / "work", group_pattern=r"(?P<group>.)_nohash")
+    assert "0 new or changed" in capsys.readouterr().out
+    assert clips["group"].str.len().max() == 1
+    assert clips.groupby("group")["fold"].nunique().max() == 1
 
 
 def sklearn_folds(splitter: Any, clips: Any) -> list[int]:
@@ -441,7 +598,7 @@ def test_a_class_with_few_speakers_is_split_as_well_as_may_be(
     assert clips.groupby("group")["fold"].nunique().max() == 1
     assert clips[clips["label"] == "rare"]["fold"].nunique() == 2
     captured = capsys.readouterr()
-    assert "fewer speakers than folds, so some folds hold none: 1 class (rare)" in captured.out
+    assert "fewer groups than folds, so some folds hold none: 1 class (rare)" in captured.out
     assert not captured.err
 
 
@@ -452,6 +609,20 @@ def test_every_class_smaller_than_the_folds(tmp_path: Path, capsys: pytest.Captu
     assert "fewer clips than folds, so some folds hold none: 3 classes (a, b, c)" in capsys.readouterr().out
 
 
+def components(clips: Any) -> Any:
+    """Clips joined by a group or a cluster, found the slow way."""
+    import pandas as pd
+
+    unit = list(range(len(clips)))
+    for key in ("group", "cluster"):
+        first: dict[str, int] = {}
+        for row, value in enumerate(clips[key]):
+            if value:
+                old, new = unit[row], unit[first.setdefault(value, row)]
+                unit = [new if u == old else u for u in unit]
+    return pd.Series(unit)
+
+
 def test_assigning_folds_keeps_what_it_promises_on_random_tables() -> None:
     import pandas as pd
 
@@ -460,10 +631,13 @@ def test_assigning_folds_keeps_what_it_promises_on_random_tables() -> None:
         n, folds = int(rng.integers(6, 80)), int(rng.integers(2, 6))
         group = [f"s{g}" if g < 30 else "" for g in rng.integers(0, 40, n)]
         label = [f"c{c}" for c in rng.integers(0, rng.integers(2, 9), n)]
-        clips = pd.DataFrame({"fname": [f"{i:03}.wav" for i in range(n)], "label": label, "group": group})
-        unit = clips["group"].where(clips["group"] != "", clips["fname"])
+        cluster = [f"n{c}" if c < 5 else "" for c in rng.integers(0, 60, n)]
+        names = [f"{i:03}.wav" for i in range(n)]
+        clips = pd.DataFrame({"fname": names, "label": label, "group": group, "cluster": cluster})
+        unit = components(clips)
         if unit.nunique() < folds:
             continue
+        assert clips.groupby(pp._units(clips)).ngroup().nunique() == unit.nunique()
         fold = pp.assign_folds(clips, folds, 0, {})
         assert set(fold) == set(range(folds))
         assert pd.Series(fold).groupby(unit).nunique().max() == 1
@@ -480,7 +654,7 @@ def test_new_clips_go_where_their_class_is_rarest() -> None:
     import pandas as pd
 
     names = [f"{n:02}" for n in range(9)]
-    clips = pd.DataFrame({"fname": names, "label": ["a"] * 3 + ["b"] * 6, "group": ""})
+    clips = pd.DataFrame({"fname": names, "label": ["a"] * 3 + ["b"] * 6, "group": "", "cluster": ""})
     known = {"00": 0, "01": 1, "03": 0, "04": 0, "05": 1, "06": 2}
     # "02", the third a, goes to the fold without one; the new b's fill folds 1 and 2 up to the two of fold 0.
     assert pp.assign_folds(clips, 3, 0, known).tolist() == [0, 1, 2, 0, 0, 1, 2, 1, 2]
@@ -558,7 +732,7 @@ def test_a_damaged_or_foreign_store_is_made_anew(tmp_path: Path, capsys: pytest.
     damage(pp.WAVES, (work / pp.WAVES).read_bytes()[:-1], "shorter")
     damage(pp.STORE, b"{", "cannot be read")
     damage(pp.STORE, b"[]", "not a JSON object")
-    damage(pp.STORE, json.dumps({"format": 2}).encode(), "format 2")
+    damage(pp.STORE, json.dumps({"format": 1}).encode(), "format 1")
     damage(pp.CLIPS, b"fname,label\na,b\n", "columns")
     damage(pp.CLIPS, b"", "cannot be read")
 
@@ -585,6 +759,52 @@ def test_what_a_killed_run_left_behind_does_no_harm(tmp_path: Path, capsys: pyte
     assert (work / pp.WAVES).stat().st_size == 12 * 3200
 
 
+def test_a_killed_run_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, work = fill(tmp_path / "data"), tmp_path / "work"
+    monkeypatch.setattr(pp, "CHUNK_FILES", 2)
+    read_chunk = pp._read_chunk
+    read: list[str] = []
+
+    def dying(paths: list[str], *rest: Any) -> Any:
+        read.extend(Path(path).name for path in paths)
+        if len(read) > 8:
+            raise KeyboardInterrupt
+        return read_chunk(paths, *rest)
+
+    monkeypatch.setattr(pp, "_read_chunk", dying)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(root, work)
+    assert len(read) == 10  # the last chunk of two was not finished
+    (work / pp.WAVES).write_bytes((work / pp.WAVES).read_bytes()[:-100] + bytes(101))  # one clip has not come to disk
+    with (work / pp.JOURNAL).open("a") as journal:
+        journal.write('[[["train", "yes/9')  # cut off
+    write(root / "no" / "1.wav", 50)  # changed since
+    monkeypatch.setattr(pp, "_read_chunk", read_chunk)
+    clips = prepare(root, work)
+    assert "6 new or changed of 12 files decoded" in capsys.readouterr().out
+    for clip in clips.itertuples():
+        assert np.array_equal(samples_of(work, clip), soundfile.read(root / clip.fname, dtype="int16")[0])
+    assert not (work / pp.JOURNAL).exists()
+    prepare(root, work)
+    assert "nothing has changed" in capsys.readouterr().out
+
+
+def test_what_a_killed_process_has_decoded_is_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, work = fill(tmp_path / "data", clips=100), tmp_path / "work"
+    command = [sys.executable, str(REPOSITORY / "preprocess.py"), "-i", str(root), "-w", str(work)]
+    run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while run.poll() is None and not ((journal := work / pp.JOURNAL).exists() and journal.stat().st_size > 1000):
+        time.sleep(0.001)
+    run.kill()
+    run.wait()
+    resumed = (work / pp.JOURNAL).exists()  # else it was faster than this test
+    assert len(prepare(root, work)) == 200
+    new = int(capsys.readouterr().out.partition(" new or changed")[0].rpartition("\n")[2] or 0)
+    assert new < 200 or not resumed
+
+
 def test_two_runs_at_once(tmp_path: Path) -> None:
     root, work = fill(tmp_path / "data"), tmp_path / "work"
     command = [sys.executable, str(REPOSITORY / "preprocess.py"), "-i", str(root), "-w", str(work)]
@@ -605,8 +825,7 @@ def test_two_runs_at_once(tmp_path: Path) -> None:
         (["a.wav", "b.wav"], 5, "no clips found in class folders"),
         (["train/a.wav", "test/b.wav"], 5, "train: no clips found in class folders"),  # not classes train and test
         (["yes/a.wav", "yes/b.wav"], 2, "the only class is 'yes'"),
-        (["yes/a.wav", "yes/b.wav", "no/c.wav"], 5, "3 clips cannot fill 5 folds: use -k 3"),
-        (["yes/s_nohash_0.wav", "no/s_nohash_1.wav", "no/t_nohash_0.wav"], 3, "2 speakers cannot fill 3 folds"),
+        (["yes/s_nohash_0.wav", "no/s_nohash_1.wav"], 3, "all clips are of one group"),
         (["yes/a.wav", "yes/b.wav", "no/bad.wav"], 2, "fewer than 2 classes have a usable clip .no/bad.wav: unread"),
         (["yes/bad.wav", "no/bad.wav"], 2, "none of the 2 clips can be read"),
     ],
@@ -661,4 +880,4 @@ def test_real_clips(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for clip in clips.iloc[::25].itertuples():
         expected = soundfile.read(root / clip.fname, dtype="int16")[0]
         assert np.array_equal(waves[clip.offset : clip.offset + clip.length], expected)
-    assert "no speaker is in two folds" in capsys.readouterr().out
+    assert "checked: no group and no duplicate is in two folds" in capsys.readouterr().out
