@@ -190,8 +190,11 @@ def _apply_lists(files: list[File], root: Path, train: Path, test: Path | None, 
 
 
 def inside(folder: Path) -> Path:
-    """`folder`, or the folder audio/ in it where there is no other."""
-    return folder / "audio" if _folders(folder) == ["audio"] else folder
+    """`folder`, or the folder audio/ in it where that is all there is: no other folder and no clip beside it."""
+    if _folders(folder) != ["audio"]:
+        return folder
+    beside = any(Path(entry.name).suffix.lower() in AUDIO_SUFFIXES for entry in os.scandir(folder))
+    return folder if beside else folder / "audio"
 
 
 def _folders(folder: Path) -> list[str]:

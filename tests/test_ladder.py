@@ -54,12 +54,12 @@ def test_one_step(words: list[str], store_work: Path) -> None:
     loss.backward()
     optimizer.step()
     assert torch.isfinite(loss)
-    learnt = 0
-    for old, new in zip(before, model.net.parameters(), strict=True):
+    pairs = list(zip(before, model.net.parameters(), strict=True))
+    for old, new in pairs:
         if new.grad is not None and new.grad.any():  # some blocks start as zeros and pass no gradient in the first step
             assert not torch.equal(old, new)
-            learnt += 1
-    assert learnt > len(before) / 4
+    for old, new in (pairs[0], pairs[-1]):  # stem and head
+        assert not torch.equal(old, new)
     with torch.inference_mode():
         assert model.eval()(wave).shape == (len(wave), 3)
 
