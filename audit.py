@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from util import replacing
@@ -212,14 +213,15 @@ class _Clips:
 
         wave = np.zeros((len(rows), size), np.float32)
         rms = np.zeros(len(rows), np.float32)
-        for index, (start, length) in enumerate(zip(self.start[rows], self.length[rows], strict=True)):
-            clip = wave[index, :length]
-            clip[:] = self.waves[start : start + length]
-            clip -= np.add.reduce(clip) / length  # mean() costs more than its sum
-            rms[index] = (np.dot(clip, clip) / length) ** 0.5
+        for length in np.unique(self.length[rows]):  # most clips of a data set have the same
+            which = np.flatnonzero(self.length[rows] == length)
+            clips = sliding_window_view(self.waves, length)[self.start[rows[which]]].astype(np.float32)
+            clips -= clips.mean(1, keepdims=True)
+            rms[which] = np.sqrt(np.einsum("ij,ij->i", clips, clips) / length)
             edge = min(len(self.fade), length // 2)
-            clip[:edge] *= self.fade[:edge]
-            clip[length - edge :] *= self.fade[:edge][::-1]
+            clips[:, :edge] *= self.fade[:edge]
+            clips[:, length - edge :] *= self.fade[:edge][::-1]
+            wave[which, :length] = clips
         per_band = size // self.smallest
         bins = slice(self.bands.start * per_band, self.bands.stop * per_band)
         return scipy.fft.rfft(wave, overwrite_x=True)[:, bins], rms
