@@ -61,7 +61,8 @@ def load_ensemble(config: InferenceConfig) -> list[Classifier]:
     for path, checkpoint in zip(paths, checkpoints, strict=True):
         run: RunConfig = checkpoint["config"]
         features = run.features
-        if not read_checkpoint(path.with_name("last.ckpt"))["finished"]:
+        last = checkpoint if config.checkpoint == "last" else read_checkpoint(path.with_name("last.ckpt"))
+        if not last["finished"]:
             raise UserError(f"{path}: training has not finished; run its train.py command again")
         if config.size and config.size != (features.n_mels, features.frames):
             asked = "x".join(map(str, config.size))

@@ -981,11 +981,7 @@ def _summary(
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    config = parse_preprocess(argv)
-    try:
-        preprocess(config)
-    except OSError as error:  # a full disk, a folder that may not be read or written
-        raise UserError(str(error)) from None
+    preprocess(parse_preprocess(argv))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ torch and what builds on it are imported where they are used, so that ``-h`` and
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import re
 import shlex
@@ -52,11 +53,13 @@ def train(config: TrainConfig) -> None:
     """Train the folds that are asked for, one after the other; a finished one is left as it is."""
     device = pick_device(config.gpu)
     store = open_store(config)
-    runs = [run_config(config, store, fold) for fold in choose_folds(config, store)]
+    folds = choose_folds(config, store)
+    first = run_config(config, store, folds[0])
+    runs = [dataclasses.replace(first, fold=fold) for fold in folds]
     runs = [run for run in runs if must_train(run, fold_folder(config, run), config.restart)]
     for position, run in enumerate(runs):
         train_fold(config, store, run, device, folds_left=len(runs) - position)
-    conclude(config, store)
+    conclude(config, [dataclasses.replace(first, fold=fold) for fold in range(store.folds)])
 
 
 def open_store(config: TrainConfig) -> Store:
@@ -245,9 +248,8 @@ def predict_held_out(model: Classifier, data: WaveData, device: torch.device, fo
     }
 
 
-def conclude(config: TrainConfig, store: Store) -> None:
-    """Say what is known of the run over all its finished folds, and what to type next."""
-    runs = [run_config(config, store, fold) for fold in range(store.folds)]
+def conclude(config: TrainConfig, runs: Sequence[RunConfig]) -> None:
+    """Say what is known over all folds of the data set, `runs`, where they are finished, and what to type next."""
     folders = [fold_folder(config, run) for run in runs]
     missing = [str(run.fold) for run, folder in zip(runs, folders, strict=True) if finished_run(folder) != run]
     full = config.folds == (FULL,)
@@ -260,12 +262,12 @@ def conclude(config: TrainConfig, store: Store) -> None:
         target = np.concatenate([part["target"] for part in parts])
         predicted = np.concatenate([part["probabilities"].mean(0).argmax(1) for part in parts])
         said = format_accuracy(accuracy(target, predicted), len(target))
-        print(f"all {store.folds} folds: out-of-fold accuracy {said}")
+        print(f"all {len(runs)} folds: out-of-fold accuracy {said}")
     options = ["-w", str(config.work)] if config.work != Path("work") else []
     n_mels, frames = runs[0].features.n_mels, runs[0].features.frames
     options += ["-t", str(n_mels)] if n_mels == frames else ["--n-mels", str(n_mels), "--frames", str(frames)]
     options += ["-m", config.model] + (["--tag", config.tag] if config.tag else [])
-    print(f"next: python inference.py {shlex.join(options)} -f {FULL if full else store.folds} -a y")
+    print(f"next: python inference.py {shlex.join(options)} -f {FULL if full else len(runs)} -a y")
 
 
 def quieten() -> None:
