@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import queue
 import sys
+import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -198,6 +200,49 @@ def update_table(path: Path, row: Mapping[str, Any], key: Sequence[str]) -> None
             table = pd.concat([old[~same], table]).fillna("").sort_values(list(key))
         with replacing(path) as beside:
             table.to_csv(beside, index=False)
+
+
+# -------------------------------------------------------------------------------------------------- prefetching
+
+
+def prefetched(items: Iterable[Item], ahead: int = 2) -> Generator[Item, None, None]:
+    """Yield `items`, of which up to `ahead` are made by a thread before they are asked for.
+
+    What making one raises is raised here. Closing the iterator ends the thread.
+    """
+    ready: queue.Queue[tuple[bool, Any]] = queue.Queue(ahead)
+    closed = threading.Event()
+
+    def put(more: bool, item: Any) -> None:
+        while not closed.is_set():
+            with contextlib.suppress(queue.Full):
+                ready.put((more, item), timeout=0.1)
+                return
+
+    def make() -> None:
+        try:
+            for item in items:
+                put(True, item)
+                if closed.is_set():
+                    return
+            put(False, None)
+        except BaseException as error:  # handed over to whoever asks for the next item
+            put(False, error)
+
+    thread = threading.Thread(target=make, name="prefetch", daemon=True)
+    thread.start()
+    try:
+        while True:
+            more, item = ready.get()
+            if more:
+                yield item
+            elif item is None:
+                return
+            else:
+                raise item
+    finally:
+        closed.set()
+        thread.join()
 
 
 # ---------------------------------------------------------------------------------------------------- progress

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +16,7 @@ from sklearn.metrics import accuracy_score, f1_score
 
 import util
 from arg import UserError
+from util import prefetched
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -131,3 +136,34 @@ def test_clock(seconds: float, text: str) -> None:
 def test_progress_passes_everything_on(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(util.progress(iter(range(5)), 5, "counting", every_seconds=0)) == [0, 1, 2, 3, 4]
     assert "counting: 3 of 5" in capsys.readouterr().err
+
+
+def test_prefetching_keeps_order_and_raises_what_was_raised() -> None:
+    def broken() -> Iterator[int]:
+        yield from range(5)
+        raise ValueError("the sixth")
+
+    assert list(prefetched(range(100))) == list(range(100))
+    seen: list[int] = []
+    with pytest.raises(ValueError, match="the sixth"):
+        seen.extend(prefetched(broken()))
+    stream = prefetched(broken())
+    assert [next(stream) for _ in range(5)] == list(range(5))
+
+
+def test_prefetching_stays_a_bounded_way_ahead_and_ends_when_closed() -> None:
+    made: list[int] = []
+
+    def counting() -> Iterator[int]:
+        for number in itertools.count():
+            made.append(number)
+            yield number
+
+    stream = prefetched(counting(), ahead=2)
+    next(stream)
+    deadline = time.monotonic() + 5
+    while len(made) < 4 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(made) == 4  # one taken, two ready, one in hand
+    stream.close()
+    assert not any(thread.name == "prefetch" for thread in threading.enumerate())
