@@ -167,8 +167,12 @@ class OptimConfig:
     label_smoothing: float = 0.0
     ohem: float = 1.0  # share of a batch's clips, the hardest, that is learnt from
     precision: str = "auto"  # "auto", "32", "bf16" or "16"
+    accumulate: int = 1  # batches a step of the optimiser
+    compile: bool = False  # the network through torch.compile
+    deterministic: bool = False  # a GPU's algorithms, too, give the same bits each time
 
     def __post_init__(self) -> None:
+        _require(self.accumulate >= 1, f"--accumulate {self.accumulate}: use at least 1 batch a step")
         _require(self.weight_decay >= 0, f"--weight-decay {self.weight_decay:g}: use 0 or more")
         _require(self.grad_clip >= 0, f"--grad-clip {self.grad_clip:g}: use a positive norm, or 0 for none")
         _require(self.epochs >= 1, f"--epochs {self.epochs}: use at least 1")
@@ -241,6 +245,7 @@ class TrainConfig:
     pretrained: bool = False
     limit: int = 0
     restart: bool = False
+    auto_batch: bool = False  # find the largest batch that fits; `optim.batch_size` is what its rate is meant for
     command: str = ""  # as typed, for the record
 
     def __post_init__(self) -> None:
@@ -401,7 +406,15 @@ def parse_train(argv: Sequence[str] | None = None) -> TrainConfig:
 
     learn = parser.add_argument_group("training")
     learn.add_argument("--epochs", type=int, default=optim.epochs, metavar="N", help="passes over the clips")
-    learn.add_argument("--batch-size", type=int, default=optim.batch_size, metavar="N", help="clips a step")
+    learn.add_argument(
+        "--batch-size",
+        default=str(optim.batch_size),
+        metavar="N",
+        help=f"clips a batch; auto: the largest that fits, the rate scaled from {optim.batch_size} clips a batch",
+    )
+    learn.add_argument(
+        "--accumulate", type=int, default=optim.accumulate, metavar="N", help="batches a step of the optimiser"
+    )
     learn.add_argument("--optimizer", choices=("adamw", "sgd"), default=optim.optimizer, help="sgd is Nesterov's")
     learn.add_argument("--lr", type=float, metavar="RATE", help=f"peak; default: {optim.lr:g}, or 0.05 with sgd")
     learn.add_argument(
@@ -425,6 +438,10 @@ def parse_train(argv: Sequence[str] | None = None) -> TrainConfig:
     )
     learn.add_argument("--mixup", type=float, default=0.0, metavar="ALPHA", help="of the Beta distribution; 0: none")
     learn.add_argument("--precision", choices=("auto", "32", "bf16", "16"), default=optim.precision, help="on a GPU")
+    learn.add_argument("--compile", action="store_true", help="run the network through torch.compile")
+    learn.add_argument(
+        "--deterministic", action="store_true", help="the same bits each time on a GPU, too, which makes it slower"
+    )
     learn.add_argument("--seed", type=int, default=0, help="of initial weights, order and augmentation")
     start = learn.add_mutually_exclusive_group()
     start.add_argument("--weights", type=Path, metavar="FILE", help="start from this file: timm's, or a checkpoint")
@@ -432,6 +449,8 @@ def parse_train(argv: Sequence[str] | None = None) -> TrainConfig:
     a = parser.parse_args(argv)
     _require(not (a.hop and a.frames), "--hop and --frames: give one of the two")
     _require(a.hop is None or a.hop >= 1, f"--hop {a.hop}: use at least 1 sample")
+    auto_batch = a.batch_size == "auto"
+    _require(auto_batch or a.batch_size.isdecimal(), f"--batch-size {a.batch_size}: use a number of clips, or auto")
     sgd = a.optimizer == "sgd"
     augment = dataclasses.replace(AUGMENT_PRESETS[a.augment], mixup_alpha=a.mixup)
     return TrainConfig(
@@ -453,12 +472,15 @@ def parse_train(argv: Sequence[str] | None = None) -> TrainConfig:
             weight_decay=a.weight_decay if a.weight_decay is not None else 5e-4 if sgd else optim.weight_decay,
             warmup=a.warmup,
             epochs=a.epochs,
-            batch_size=a.batch_size,
+            batch_size=optim.batch_size if auto_batch else int(a.batch_size),
             ema_decay=a.ema,
             grad_clip=a.grad_clip,
             label_smoothing=a.label_smoothing,
             ohem=a.ohem,
             precision=a.precision,
+            accumulate=a.accumulate,
+            compile=a.compile,
+            deterministic=a.deterministic,
         ),
         folds=_folds(a.fold),
         gpu=a.gpu,
@@ -468,6 +490,7 @@ def parse_train(argv: Sequence[str] | None = None) -> TrainConfig:
         pretrained=a.pretrained,
         limit=a.limit,
         restart=a.restart,
+        auto_batch=auto_batch,
         command=shlex.join(["python", "train.py", *(sys.argv[1:] if argv is None else argv)]),
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import sys
 import time
@@ -17,34 +16,36 @@ from torch import Tensor
 from tqdm import tqdm
 
 from arg import UserError
-from dataset import WaveData
 from model import Classifier, save_checkpoint
-from transform import VIEWS
-from util import clock, generator, replacing
+from util import clock, replacing
+
+AVERAGE_EVERY = 4  # steps: at each it would cost 3 % of a small network's time, for the same average ...
+AVERAGE_EACH = 100  # ... but for the first ones, among which a short run ends
 
 
 class Averaging(WeightAveraging):
-    """Exponential moving average of weights and buffers, with a warm-up.
+    """Exponential moving average of weights and buffers, with a warm-up, brought up to date every few steps.
 
-    After step n the decay is min(decay, (1 + n) / (10 + n)), so that a short run forgets its random start. The
+    After step n a step's decay is min(decay, (1 + n) / (10 + n)), so that a short run forgets its random start. The
     averaged weights are what is validated, saved and, in the end, left in the model.
     """
 
     def __init__(self, decay: float, device: torch.device) -> None:
         super().__init__(device=device, multi_avg_fn=self._lerp)  # by default it would stay where the model was made
         self.decay = decay
-        self._step = 0
+        self._step, self._every = 0, 1
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
         if step_idx is None:
             return False
+        self._every = AVERAGE_EVERY if step_idx >= AVERAGE_EACH else 1
         self._step = step_idx
-        return True
+        return (step_idx + 1) % self._every == 0
 
     @torch.no_grad()
     def _lerp(self, averaged: Any, current: Any, _count: Any) -> None:
         if averaged[0].is_floating_point():
-            decay = min(self.decay, (1 + self._step) / (10 + self._step))
+            decay = min(self.decay, (1 + self._step) / (10 + self._step)) ** self._every
             torch._foreach_lerp_(averaged, current, 1 - decay)
         else:  # batch normalisation's counters
             torch._foreach_copy_(averaged, current)
@@ -59,19 +60,19 @@ class Averaging(WeightAveraging):
 class Progress(pl.Callback):
     """How long it will take, then loss, accuracy and the time left: a bar on a terminal, else a line an epoch.
 
-    `folds_left` counts this fold and those to come after it in the same command.
+    `expected` seconds are what the fold will take, `folds_left` counts it and those to come after it.
     """
 
-    def __init__(self, folds_left: int = 1) -> None:
+    def __init__(self, expected: float, folds_left: int = 1) -> None:
+        self.expected = expected
         self.folds_left = folds_left
         self.bar: Any = None
         self.started = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
         assert isinstance(model, Classifier)
-        expected = expected_seconds(trainer, model)
-        more = f", {clock(expected * self.folds_left)} for {self.folds_left} folds" if self.folds_left > 1 else ""
-        print(f"expected time: {clock(expected)}{more}", flush=True)
+        more = f", {clock(self.expected * self.folds_left)} for {self.folds_left} folds" if self.folds_left > 1 else ""
+        print(f"expected time: {clock(self.expected)}{more}", flush=True)
         self.started = time.monotonic()
         self.bar = tqdm(
             total=int(trainer.estimated_stepping_batches),
@@ -103,35 +104,6 @@ class Progress(pl.Callback):
     def teardown(self, trainer: pl.Trainer, model: pl.LightningModule, stage: str) -> None:
         if self.bar is not None:
             self.bar.close()
-
-
-def expected_seconds(trainer: pl.Trainer, model: Classifier) -> float:
-    """How long the fold will take, from a few steps of a copy; nothing of the run itself changes."""
-    data = trainer.datamodule  # type: ignore[attr-defined]
-    assert isinstance(data, WaveData)
-    wave, target = (part.to(model.device) for part in next(iter(data.train_dataloader())))
-    probe = copy.deepcopy(model)
-    draw = generator(model.device, 0)
-
-    def seconds_a_clip(clips: int, learn: bool) -> float:
-        start = time.perf_counter()
-        with torch.set_grad_enabled(learn), trainer.precision_plugin.train_step_context():
-            feature, rows = probe.augmented(wave[:clips], target[:clips], draw)
-            loss = probe.loss(probe.logits(feature), rows)
-        if learn:
-            loss.backward()
-        loss.item()  # waits for the device
-        return (time.perf_counter() - start) / min(clips, len(wave))
-
-    # dropout draws from the global generators
-    with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
-        clips = 8  # of a slow network a part of the batch tells enough, sooner
-        seconds_a_clip(clips, learn=True)  # warms up
-        while seconds_a_clip(clips, learn=True) * 4 * clips < 1 and clips < len(wave):
-            clips *= 4
-        learning, looking = (min(seconds_a_clip(clips, learn) for _ in range(2)) for learn in (True, False))
-    epochs = model.config.optim.epochs
-    return epochs * len(data.train) * learning + (epochs + VIEWS) * len(data.valid) * looking
 
 
 class RunFiles(pl.Callback):

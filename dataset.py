@@ -6,35 +6,33 @@ batch of waves into features on whatever device it is on. The network is none of
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import hashlib
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
-import librosa
 import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
 import torch
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from arg import FULL, FeatureConfig, Fold, UserError
-from preprocess import WAVES, load_clips, load_store
-from util import seed_of
+from preprocess import WAVES, load_store, read_clips
+from util import prefetched, seed_of
 
-Ints = NDArray[np.int64]
-
-# Frames whose spectra are computed at a time. On a CPU they stay in the cache (2 MB at n_fft 2048), which is several
-# times faster; on a GPU the bound is for its memory alone.
-FRAMES_AT_ONCE = {"cpu": 128, "cuda": 16_384}
-
+Ints = NDArray[np.integer[Any]]
 
 # ------------------------------------------------------------------------------------------------- the front end
+
+FRAMES_AT_ONCE = 64  # a thread of a CPU, whose cache then holds them and their spectra (2 MB at n_fft 2048)
+GPU_FRAMES_AT_ONCE = 16_384  # which bounds the memory that they take
+BANDS_AT_ONCE = 16  # on a CPU: a part of the mel bands needs but a part of the spectrum
 
 
 class LogMel(nn.Module):
@@ -54,171 +52,293 @@ class LogMel(nn.Module):
     def __init__(self, config: FeatureConfig) -> None:
         super().__init__()
         self.config = config
-        with warnings.catch_warnings(action="ignore"):  # of empty bands: an error below
-            filters = librosa.filters.mel(
-                sr=config.sample_rate, n_fft=config.n_fft, n_mels=config.n_mels, fmin=config.fmin, fmax=config.fmax
-            )  # (n_mels, 1 + n_fft / 2)
-        empty = int((filters.max(axis=1) == 0).sum())
-        if empty:
+        filters = mel_filters(config)
+        if empty := int((filters.max(axis=0) == 0).sum()):
             raise UserError(
                 f"{config.n_mels} mel bands with n_fft {config.n_fft} at {config.sample_rate} Hz leave {empty} bands "
                 f"empty: use a larger --n-fft or fewer --n-mels"
             )
-        self.register_buffer("filters", torch.from_numpy(filters).T.contiguous())
-        # In float32 the rounding of window and FFT alone, noise 145 dB below a frame's power, is off by over 1e-3 dB
-        # in bands that lie 80 dB below the loudest.
-        self.register_buffer("window", torch.hann_window(config.n_fft, periodic=True, dtype=torch.float64))
+        # Both follow from the configuration, so no checkpoint holds them.
+        self.register_buffer("filters", torch.from_numpy(filters), persistent=False)
+        self.register_buffer("window", torch.hann_window(config.n_fft, dtype=torch.float64), persistent=False)
+        self.bands = [slice(low, low + BANDS_AT_ONCE) for low in range(0, config.n_mels, BANDS_AT_ONCE)]
+        used = [np.flatnonzero(filters[:, bands].any(axis=1)) for bands in self.bands]
+        self.bins = [slice(int(bins[0]), int(bins[-1]) + 1) for bins in used]  # of the spectrum, for each of `bands`
 
     def decibels(self, wave: Tensor) -> Tensor:
-        """(B, clip_samples) float32 waves, full scale 1 -> (B, n_mels, frames) in dB, as librosa has it."""
+        """(B, clip_samples) float32 waves, full scale 1 -> (B, frames, n_mels) in dB: librosa's, transposed."""
         config = self.config
         extra = config.padded_samples - config.clip_samples
         half = config.n_fft // 2
-        wave = F.pad(wave, (extra // 2 + half, extra - extra // 2 + half))
+        # In float32 the FFT's own rounding, noise some 140 dB below a frame's power, is off by over 1e-3 dB in narrow
+        # bands that lie 80 dB below the loudest.
+        kind = torch.float64 if fast_double(wave.device) else torch.float32
+        wave = F.pad(wave.to(kind), (extra // 2 + half, extra - extra // 2 + half))
         frames = wave.unfold(1, config.n_fft, config.hop_samples)  # (B, frames, n_fft), a view
-        at_once = max(1, FRAMES_AT_ONCE[wave.device.type] // config.frames)
-        power = torch.cat([self._mel_power(part) for part in frames.split(at_once)])  # (B, frames, n_mels)
-        db = 10 * torch.log10(power.clamp(min=1e-10)).transpose(1, 2)
+        on_cpu = wave.device.type == "cpu"
+        at_once = FRAMES_AT_ONCE * torch.get_num_threads() if on_cpu else GPU_FRAMES_AT_ONCE
+        power = torch.cat(
+            [
+                torch.cat([self._mel_power(part) for part in clips.split(at_once, dim=1)], dim=1)
+                for clips in frames.split(max(1, at_once // config.frames))
+            ]
+        )
+        db = power.clamp_(min=1e-10).log10_().mul_(10)
         return torch.maximum(db, db.amax((1, 2), keepdim=True) - config.top_db)
 
     def _mel_power(self, frames: Tensor) -> Tensor:
-        spectrum = torch.fft.rfft(frames * self.window)
-        power = spectrum.real.square() + spectrum.imag.square()  # (B, frames, 1 + n_fft / 2)
-        return power.float() @ self.filters
+        """(B, frames, n_fft) -> (B, frames, n_mels), the power in each mel band."""
+        spectrum = torch.fft.rfft(frames * self.window.to(frames.dtype))
+        square = torch.view_as_real(spectrum).float().square()
+        power = (square[..., 0] + square[..., 1]).flatten(0, 1)  # (B * frames, 1 + n_fft / 2)
+        if power.device.type == "cpu":
+            parts = zip(self.bins, self.bands, strict=True)
+            mel = torch.cat([power[:, bins] @ self.filters[bins, bands] for bins, bands in parts], dim=1)
+        else:  # one large product costs less there than several small ones
+            mel = power @ self.filters
+        return mel.unflatten(0, frames.shape[:2])
 
     def forward(self, wave: Tensor) -> Tensor:
         """(B, clip_samples) float32 waves -> (B, 1, n_mels, frames), mean 0 and standard deviation 1 in each clip."""
         with torch.autocast(wave.device.type, enabled=False):  # powers span 80 dB: more than half precision holds
             db = self.decibels(wave.float())
             centred = db - db.mean((1, 2), keepdim=True)
-            scale = centred.square().mean((1, 2), keepdim=True).sqrt()
-            return (centred / scale.clamp(min=1e-3)).unsqueeze(1)
+            scale = centred.square().mean((1, 2), keepdim=True).sqrt_().clamp_(min=1e-3)
+            return (centred / scale).transpose(1, 2).unsqueeze(1)
+
+
+def mel_filters(config: FeatureConfig) -> NDArray[np.float32]:
+    """Triangular filters of equal area on Slaney's mel scale, (1 + n_fft / 2, n_mels): librosa.filters.mel, transposed.
+
+    The scale is linear up to 1 kHz (15 mel) and logarithmic above (Slaney 1998, "Auditory Toolbox").
+    """
+    linear, step = 200 / 3, np.log(6.4) / 27  # Hz a mel below 1 kHz; a mel's share of an e-fold above
+
+    def to_mel(hertz: float) -> float:
+        return hertz / linear if hertz < 1000 else 15 + float(np.log(hertz / 1000)) / step
+
+    mel = np.linspace(to_mel(config.fmin), to_mel(config.fmax or config.sample_rate / 2), config.n_mels + 2)
+    corner = np.where(mel < 15, linear * mel, 1000 * np.exp(step * (np.maximum(mel, 15) - 15)))  # Hz
+    bins = np.linspace(0, config.sample_rate / 2, 1 + config.n_fft // 2)[:, None]
+    rise = (bins - corner[:-2]) / np.diff(corner)[:-1]
+    fall = (corner[2:] - bins) / np.diff(corner)[1:]
+    area = (corner[2:] - corner[:-2]) / 2
+    return (np.maximum(0, np.minimum(rise, fall)) / area).astype(np.float32)
+
+
+def fast_double(device: torch.device) -> bool:
+    """Whether a device computes in float64 at a speed worth the while: not on graphics cards, at 1/32 of float32."""
+    return device.type == "cpu" or torch.cuda.get_device_capability(device) in ((6, 0), (7, 0), (8, 0), (9, 0), (10, 0))
 
 
 def as_float(wave: Tensor) -> Tensor:
     """int16 waves as float32, full scale 1."""
-    return wave.float() / 32768
+    return wave.float().mul_(1 / 32768)
 
 
 # --------------------------------------------------------------------------------------------------- the store
+
+
+class Names(Sequence[str]):
+    """Strings in one piece of memory, so that a million cost little more than their letters.
+
+    An index gives a str; an array of indices, or a mask, a part as another Names, which shares the letters.
+    """
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        self._letters = bytearray()  # UTF-8
+        self._start = np.zeros(1, np.int64)
+        self._rows = np.zeros(0, np.int32)
+        self.extend(names)
+
+    def extend(self, names: Iterable[str]) -> None:
+        """Add names at the end, which a part of other names does not take."""
+        length = []
+        for name in names:
+            encoded = name.encode("utf-8", "surrogatepass")
+            self._letters += encoded
+            length.append(len(encoded))
+        count = len(self._start) - 1
+        self._start = np.concatenate([self._start, self._start[-1] + np.cumsum(length, dtype=np.int64)])
+        self._rows = np.concatenate([self._rows, np.arange(count, count + len(length), dtype=np.int32)])
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice | NDArray[Any]) -> Names: ...
+    def __getitem__(self, index: int | slice | NDArray[Any]) -> str | Names:
+        if isinstance(index, slice | np.ndarray):
+            part = copy.copy(self)
+            part._rows = self._rows[index]
+            return part
+        row = self._rows[index]
+        return self._letters[self._start[row] : self._start[row + 1]].decode("utf-8", "surrogatepass")
 
 
 @dataclass(frozen=True)
 class Clips:
     """Rows of the store: which samples of `waves` are whose. All arrays have one entry a clip."""
 
-    waves: NDArray[np.int16]  # every clip back to back, a memory map
-    offset: Ints  # samples
-    length: Ints  # samples
-    target: Ints  # index of the class, -1 without a label
-    fname: NDArray[np.object_]
+    waves: Tensor  # (samples,) int16, every clip back to back: a memory map, or on a GPU
+    offset: NDArray[np.int64]  # samples
+    length: NDArray[np.int32]  # samples
+    target: NDArray[np.int32]  # index of the class, -1 without a label
+    fname: Names
 
     def __len__(self) -> int:
         return len(self.offset)
 
     def take(self, rows: NDArray[Any]) -> Clips:
+        """A part, by indices or a mask."""
         return Clips(self.waves, self.offset[rows], self.length[rows], self.target[rows], self.fname[rows])
 
-    def windows(self, rows: Ints, clip_samples: int, draw: np.random.Generator | None = None) -> NDArray[np.int16]:
+    def windows(self, rows: Ints, clip_samples: int, draw: np.random.Generator | None = None, shift: int = 0) -> Tensor:
         """(rows,) -> (rows, clip_samples) int16: shorter clips centred in zeros, longer ones cropped.
 
-        The crop is central, or drawn uniformly where a generator is given.
+        The crop is central, or drawn uniformly where a generator is given; then each window also begins later or
+        earlier by up to `shift` samples, uniformly, and what lies beyond the clip's ends is zero.
         """
-        offset, length = self.offset[rows], self.length[rows]
+        offset, length = self.offset[rows], self.length[rows].astype(np.int64)
         spare = length - clip_samples  # negative: to be padded
         first = spare // 2
         if draw is not None:
             first = np.where(spare > 0, draw.integers(0, np.maximum(spare, 0) + 1), first)
+            first -= draw.integers(-shift, shift + 1, len(rows))
         return gather(self.waves, offset, length, first, clip_samples)
 
 
-def gather(waves: NDArray[np.int16], offset: Ints, length: Ints, first: Ints, size: int) -> NDArray[np.int16]:
+def gather(waves: Tensor, offset: Ints, length: Ints, first: Ints, size: int) -> Tensor:
     """Windows of `size` samples from back-to-back clips, (n, size); a clip's sample `first` comes first.
 
     What lies before a clip's start (`first` < 0) or behind its end is zero.
     """
     if len(waves) < size:  # less than one window in the whole store
-        waves = np.concatenate([waves, np.zeros(size - len(waves), np.int16)])
+        waves = F.pad(waves, (0, size - len(waves)))
     begin = offset + first
     inside = np.clip(begin, 0, len(waves) - size)
-    windows = sliding_window_view(waves, size)[inside]  # copies row by row
-    for row in np.flatnonzero(begin != inside):  # only ever the first and the last clips of the store
-        windows[row] = np.roll(windows[row], inside[row] - begin[row])
-    partial = np.flatnonzero((first < 0) | (first + size > length))
-    if len(partial):
-        position = np.arange(size) + first[partial, None]
-        windows[partial] *= (position >= 0) & (position < length[partial, None])
-    return windows
+    windows = waves.as_strided((len(waves) - size + 1, size), (1, 1))  # every window there is; they overlap
+    result = windows.index_select(0, torch.from_numpy(inside).to(waves.device))  # copies row by row
+    for row in np.flatnonzero(begin != inside).tolist():  # only ever the first and the last clips of the store
+        result[row] = result[row].roll(int(inside[row] - begin[row]))
+    before = int(np.clip(-first, 0, size).max(initial=0))  # columns of which some clip leaves a part empty
+    behind = int(np.clip(first + size - length, 0, size).max(initial=0))
+    if before or behind:
+        start, end = (torch.from_numpy(edge)[:, None].to(waves.device) for edge in (-first, length - first))
+        column = torch.arange(size, device=waves.device)
+        result[:, :before].masked_fill_(column[:before] < start, 0)
+        result[:, size - behind :].masked_fill_(column[size - behind :] >= end, 0)
+    return result
 
 
 @dataclass(frozen=True)
 class Store:
-    """What `preprocess.py` left in the work folder."""
+    """What `preprocess.py` left in the work folder, at some 20 bytes a clip and its name."""
 
     work: Path
     root: Path
-    table: pd.DataFrame  # clips.csv
     classes: tuple[str, ...]
     sample_rate: int  # Hz
     clip_samples: int
     folds: int
     test_root: Path | None
     sample_submission: Path | None
+    splits: dict[str, Clips]  # "train", "test" and "noise"
+    fold_of: NDArray[np.int16]  # the fold of each training clip
+    folds_hash: str  # changes with any training clip's name, label or fold
 
     @classmethod
     def open(cls, work: Path) -> Store:
         """Raises UserError where the work folder holds no store, or one of another format."""
         info = load_store(work)
+        classes = tuple(info["classes"])
         optional = {key: Path(info[key]) if info[key] else None for key in ("test_root", "sample_submission")}
+        splits, fold_of, folds_hash = read_table(work, classes)
         return cls(
             work=work,
             root=Path(info["root"]),
-            table=load_clips(work),
-            classes=tuple(info["classes"]),
+            classes=classes,
             sample_rate=info["sample_rate"],
             clip_samples=info["clip_samples"],
             folds=info["folds"],
+            splits=splits,
+            fold_of=fold_of,
+            folds_hash=folds_hash,
             **optional,
         )
 
     def clips(self, split: str, classes: tuple[str, ...] | None = None) -> Clips:
         """The clips of "train", "test" or "noise"; targets count by `classes`, the store's own if not given."""
-        table = self.table[self.table["split"] == split]
-        return clips_of(table, read_waves(self.work), classes or self.classes)
+        clips = self.splits[split]
+        if classes in (None, self.classes):
+            return clips
+        index = {name: position for position, name in enumerate(classes or ())}
+        renumbered = np.array([*(index.get(name, -1) for name in self.classes), -1], np.int32)
+        return dataclasses.replace(clips, target=renumbered[clips.target])
 
-    def fold_of(self) -> Ints:
-        """The fold of every training clip, in the order of `clips("train")`."""
-        return self.table.loc[self.table["split"] == "train", "fold"].to_numpy(np.int64)
-
-    def folds_hash(self) -> str:
-        """Changes with any training clip's name, label or fold."""
-        table = self.table.loc[self.table["split"] == "train", ["fname", "label", "fold"]]
-        return hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()[:16]
-
-    def noise(self) -> NDArray[np.int16]:
-        """The background recordings as one, (samples,); empty where there are none."""
-        noise = self.clips("noise")
+    def noise(self) -> Tensor:
+        """The background recordings as one, (samples,) int16; empty where there are none."""
+        noise = self.splits["noise"]
         parts = [noise.waves[o : o + n] for o, n in zip(noise.offset, noise.length, strict=True)]
-        return np.concatenate(parts) if parts else np.zeros(0, np.int16)
+        return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int16)
+
+    def on(self, device: torch.device) -> Store:
+        """The store with its samples in a GPU's memory, where they fill less than half of what is free there."""
+        waves = self.splits["train"].waves
+        if device.type == "cpu" or waves.nbytes > torch.cuda.mem_get_info(device)[0] / 2:
+            return self
+        waves = waves.to(device)
+        splits = {split: dataclasses.replace(clips, waves=waves) for split, clips in self.splits.items()}
+        return dataclasses.replace(self, splits=splits)
 
 
-def read_waves(folder: Path) -> NDArray[np.int16]:
-    """The samples that preprocess wrote into a folder, as a memory map."""
+def read_table(work: Path, classes: tuple[str, ...]) -> tuple[dict[str, Clips], NDArray[np.int16], str]:
+    """clips.csv in little memory: the clips of each split, the folds of those to train on, and their table's hash."""
+    index = {name: position for position, name in enumerate(classes)}
+    columns = {"offset": np.int64, "length": np.int32, "target": np.int32, "fold": np.int16}
+    names = {split: Names() for split in ("train", "test", "noise")}
+    parts: dict[str, list[dict[str, Ints]]] = {split: [] for split in names}
+    digest = hashlib.sha256(b"fname,label,fold\n")
+    for chunk in read_clips(work, ["fname", "label", "split", "fold", "offset", "length"]):
+        chunk["target"] = chunk["label"].map(index).fillna(-1)
+        for split, rows in chunk.groupby("split"):
+            names[str(split)].extend(rows["fname"])
+            parts[str(split)].append({name: rows[name].to_numpy(kind) for name, kind in columns.items()})
+            if split == "train":
+                digest.update(rows[["fname", "label", "fold"]].to_csv(index=False, header=False).encode())
+    waves = read_waves(work)
+    joined = {
+        split: {name: np.concatenate([np.zeros(0, kind), *(part[name] for part in parts[split])], dtype=kind)
+                for name, kind in columns.items()}
+        for split in names
+    }  # fmt: skip
+    fold_of = joined["train"]["fold"]
+    splits = {
+        split: Clips(waves, columns["offset"], columns["length"], columns["target"], names[split])
+        for split, columns in joined.items()
+    }
+    return splits, fold_of, digest.hexdigest()[:16]
+
+
+def read_waves(folder: Path) -> Tensor:
+    """The samples that preprocess wrote into a folder, (samples,) int16, as a memory map that is not to be written."""
     path = folder / WAVES
-    if not path.stat().st_size:  # nothing to map
-        return np.zeros(0, np.int16)
-    return np.memmap(path, dtype="<i2", mode="r")
+    if path.stat().st_size < 2:  # nothing to map
+        return torch.zeros(0, dtype=torch.int16)
+    return torch.from_numpy(np.memmap(path, "<i2", "c", shape=(path.stat().st_size // 2,)))
 
 
-def clips_of(table: pd.DataFrame, waves: NDArray[np.int16], classes: tuple[str, ...]) -> Clips:
+def clips_of(table: pd.DataFrame, waves: Tensor, classes: tuple[str, ...]) -> Clips:
     """Rows of a clip table (fname, label, offset, length) over `waves`."""
     index = {name: position for position, name in enumerate(classes)}
     return Clips(
         waves=waves,
         offset=table["offset"].to_numpy(np.int64),
-        length=table["length"].to_numpy(np.int64),
-        target=np.array([index.get(label, -1) for label in table["label"]], np.int64),
-        fname=table["fname"].to_numpy(object),
+        length=table["length"].to_numpy(np.int32),
+        target=np.array([index.get(label, -1) for label in table["label"]], np.int32),
+        fname=Names(table["fname"]),
     )
 
 
@@ -229,8 +349,9 @@ def clips_of(table: pd.DataFrame, waves: NDArray[np.int16], classes: tuple[str, 
 class Batches:
     """An epoch's batches of (B, clip_samples) int16 waves and (B, classes) targets; B differs by one at most.
 
-    With a `seed` key the order and the crops are drawn anew for each epoch, from (key, epoch) and (key, epoch, batch)
-    alone; without one the clips come in order, cropped at their centres.
+    With a `seed` key the order, the crops and the shifts are drawn anew for each epoch, from (key, epoch) and (key,
+    epoch, batch) alone; without one the clips come in order, cropped at their centres. The `first` batches are left
+    out. Batches lie on `device`, to which they are copied while others are computed.
     """
 
     clips: Clips
@@ -239,25 +360,43 @@ class Batches:
     batch_size: int
     seed: tuple[int, ...] | None = None
     epoch: int = 0
+    shift: int = 0  # samples
+    first: int = 0
+    device: torch.device = torch.device("cpu")  # noqa: RUF009 (immutable)
 
     def __len__(self) -> int:
+        return self.total - self.first
+
+    @property
+    def total(self) -> int:
+        """Batches of the whole epoch."""
         count = -(-len(self.clips) // self.batch_size)
         if self.seed is None:
             return count
         return min(count, len(self.clips) // 2)  # batch normalisation cannot learn from one clip
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        if not len(self):
-            return
-        rows = np.arange(len(self.clips))
+    def parts(self) -> list[NDArray[np.int32]]:
+        """The clips of every batch of the epoch, as indices."""
+        rows = np.arange(len(self.clips), dtype=np.int32)
         if self.seed is not None:
             np.random.default_rng(seed_of(*self.seed, self.epoch)).shuffle(rows)
-        for batch, part in enumerate(np.array_split(rows, len(self))):
+        return np.array_split(rows, self.total) if self.total else []
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        if self.clips.waves.is_cuda:  # a gather there is a launch, and a thread would only compete for the interpreter
+            return self._batches()
+        return prefetched(self._batches())
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        to_device = Mover(self.device)
+        for batch, part in enumerate(self.parts()):
+            if batch < self.first:
+                continue
             draw = None
             if self.seed is not None:
                 draw = np.random.default_rng(seed_of(*self.seed, self.epoch, batch))
-            waves = torch.from_numpy(self.clips.windows(part, self.clip_samples, draw))
-            yield waves, one_hot(self.clips.target[part], self.num_classes)
+            waves = self.clips.windows(part, self.clip_samples, draw, self.shift)
+            yield to_device(waves), to_device(one_hot(self.clips.target[part], self.num_classes))
 
 
 def one_hot(target: Ints, num_classes: int) -> Tensor:
@@ -268,13 +407,42 @@ def one_hot(target: Ints, num_classes: int) -> Tensor:
     return torch.from_numpy(rows)
 
 
-class WaveData(pl.LightningDataModule):
-    """The training and held-out clips of one fold, in batches."""
+class Mover:
+    """Copies tensors to a GPU on a stream of their own, so that the copies overlap what it computes meanwhile."""
 
-    def __init__(self, store: Store, fold: Fold, batch_size: int, seed: tuple[int, ...], limit: int = 0) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        if self.stream is None or tensor.is_cuda:
+            return tensor
+        with torch.cuda.stream(self.stream):
+            moved = tensor.pin_memory().to(self.device, non_blocking=True)
+        self.stream.synchronize()  # of the thread that prepares batches; nobody else waits
+        moved.record_stream(torch.cuda.default_stream(self.device))
+        return moved
+
+
+class WaveData(pl.LightningDataModule):
+    """The training and held-out clips of one fold, in batches on `device`.
+
+    `shift_samples` is how far a training clip is shifted at most; see `Clips.windows`.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        fold: Fold,
+        batch_size: int,
+        seed: tuple[int, ...],
+        limit: int = 0,
+        shift_samples: int = 0,
+        device: torch.device = torch.device("cpu"),  # noqa: B008 (immutable)
+    ) -> None:
         super().__init__()
-        clips, fold_of = store.clips("train"), store.fold_of()
-        held_out = fold_of == (-1 if fold == FULL else fold)
+        clips = store.clips("train")
+        held_out = store.fold_of == (-1 if fold == FULL else fold)
         self.train, self.valid = clips.take(~held_out), clips.take(held_out)
         if limit:
             self.train, self.valid = thin(self.train, limit, seed), thin(self.valid, limit, seed)
@@ -284,16 +452,24 @@ class WaveData(pl.LightningDataModule):
         self.clip_samples = store.clip_samples
         self.batch_size = batch_size
         self.seed = seed
+        self.shift_samples = shift_samples
+        self.device = device
 
-    def _batches(self, clips: Clips, seed: tuple[int, ...] | None = None, epoch: int = 0) -> Batches:
-        return Batches(clips, self.num_classes, self.clip_samples, self.batch_size, seed, epoch)
+    def train_batches(self, epoch: int, first: int = 0) -> Batches:
+        """The batches of an epoch, from its `first` on."""
+        return dataclasses.replace(
+            self._in_order(self.train), seed=self.seed, epoch=epoch, shift=self.shift_samples, first=first
+        )
 
     def train_dataloader(self) -> Batches:
         """Asked for anew in every epoch (the trainer reloads it), since an epoch's draws hang on its number."""
-        return self._batches(self.train, self.seed, self.trainer.current_epoch if self.trainer else 0)
+        return self.train_batches(self.trainer.current_epoch if self.trainer else 0)
 
     def val_dataloader(self) -> Batches:
-        return self._batches(self.valid)
+        return self._in_order(self.valid)
+
+    def _in_order(self, clips: Clips) -> Batches:
+        return Batches(clips, self.num_classes, self.clip_samples, self.batch_size, device=self.device)
 
 
 def thin(clips: Clips, limit: int, seed: tuple[int, ...]) -> Clips:

@@ -119,7 +119,7 @@ def read_test(config: InferenceConfig, model: Classifier, scratch: Path) -> Test
     from preprocess import STORE
 
     store = Store.open(config.work) if (config.work / STORE).exists() or config.input_path is None else None
-    if store and store.folds_hash() != model.config.folds_hash:
+    if store and store.folds_hash != model.config.folds_hash:
         print(f"warning: {config.work} has other folds or labels now than these runs were trained on", file=sys.stderr)
     if config.input_path is None:
         assert store is not None

@@ -26,9 +26,9 @@ from torch import Tensor, nn
 import transform
 from arg import FULL, TIMM_WEIGHTS, FeatureConfig, OptimConfig, RunConfig, UserError, from_plain, to_plain
 from dataset import LogMel, as_float
-from util import accuracy, cross_entropy, generator, hardest_mean, macro_f1, replacing
+from util import cross_entropy, generator, hardest_mean, macro_f1_of_counts, replacing
 
-CHECKPOINT_FORMAT = 1
+CHECKPOINT_FORMAT = 2
 
 # ------------------------------------------------------------------------------------------------- the network
 
@@ -119,19 +119,22 @@ def first_line(error: BaseException) -> str:
 class Classifier(pl.LightningModule):
     """`frontend` (LogMel) and `net` (timm), with the losses and the optimiser that `RunConfig` names.
 
-    `background` is the noise recordings that augmentation mixes in, (samples,) int16; empty for none.
+    `background` is the noise recordings that augmentation mixes in, (samples,) int16; None for none.
     """
 
-    def __init__(self, config: RunConfig, weights: str = "", background: NDArray[np.int16] | None = None) -> None:
+    def __init__(self, config: RunConfig, weights: str = "", background: Tensor | None = None) -> None:
         super().__init__()
         self.config = config
         self.frontend = LogMel(config.features)
         self.net = build_network(config.model, len(config.classes), config.features, weights)
-        # no buffer: those are averaged and saved
-        self.background = torch.zeros(0) if background is None else as_float(torch.from_numpy(background.copy()))
+        # no buffers: those are averaged and saved
+        self.background = torch.zeros(0) if background is None else as_float(background)
+        self.noise = torch.zeros(0)
+        self.layout = torch.channels_last  # of the network's memory
         self.held_out_scores: dict[str, float] = {}  # of the last validated epoch
         self._totals = torch.zeros(3)  # of the epoch so far: loss, right answers, clips
-        self._held_out: list[tuple[Tensor, Tensor]] = []  # logits and targets
+        self._loss = torch.zeros(0)  # of the held-out clips so far, and of their classes (true, predicted, both)
+        self._counts = torch.zeros(0)
 
     def forward(self, wave: Tensor) -> Tensor:
         """(B, clip_samples) int16 or float waves -> (B, classes) logits."""
@@ -139,16 +142,20 @@ class Classifier(pl.LightningModule):
 
     def logits(self, feature: Tensor) -> Tensor:
         """(B, 1, n_mels, frames) features -> (B, classes) logits."""
-        result: Tensor = self.net(feature.contiguous(memory_format=torch.channels_last))
+        result: Tensor = self.net(feature.contiguous(memory_format=self.layout))
         return result
 
+    def use_layout(self, layout: torch.memory_format) -> None:
+        """Keep the network's weights, and what it computes, in this memory format."""
+        self.layout = layout
+        self.net.to(memory_format=layout)
+
     def augmented(self, wave: Tensor, target: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor]:
-        """A batch's training features and targets; all randomness comes from `draw`."""
+        """A batch's training features and targets from int16 waves; all randomness comes from `draw`."""
         augment, features = self.config.augment, self.config.features
-        wave = as_float(wave)
         shape = (wave.shape[0], wave.shape[1])
-        params = transform.draw_wave(augment, shape, features.sample_rate, len(self.background), draw)
-        feature = self.frontend(transform.apply_wave(wave, params, self.background))
+        params = transform.draw_wave(augment, shape, len(self.noise), len(self.background), draw)
+        feature = self.frontend(transform.apply_wave(wave, params, self.noise, self.background))
         if augment.time_masks or augment.freq_masks:
             feature = transform.apply_masks(feature, transform.draw_masks(augment, len(wave), features, draw))
         if augment.mixup_alpha:
@@ -165,6 +172,8 @@ class Classifier(pl.LightningModule):
 
     def on_fit_start(self) -> None:
         self.background = self.background.to(self.device)
+        if self.config.augment.noise_std:
+            self.noise = transform.white_noise(generator(self.device, *seed_key(self.config)))
 
     def on_train_epoch_start(self) -> None:
         self._totals = torch.zeros(3, device=self.device)
@@ -179,18 +188,24 @@ class Classifier(pl.LightningModule):
             self._totals += torch.stack([loss.detach() * len(target), right, right.new_tensor(len(target))])
         return loss
 
+    def on_validation_epoch_start(self) -> None:
+        self._loss = torch.zeros((), device=self.device, dtype=torch.float64)
+        self._counts = torch.zeros(3, len(self.config.classes), device=self.device, dtype=torch.int64)
+
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
         wave, target = batch
-        self._held_out.append((self(wave), target))
+        logits = self(wave)
+        self._loss += cross_entropy(logits, target).sum()
+        truth, predicted = target.argmax(1), logits.argmax(1)
+        for count, classes in zip(self._counts, (truth, predicted, truth[truth == predicted]), strict=True):
+            count += classes.bincount(minlength=len(count))
 
     def on_validation_epoch_end(self) -> None:
-        logits, target = (torch.cat(parts) for parts in zip(*self._held_out, strict=True))
-        self._held_out = []
-        truth, predicted = (scores.argmax(1).cpu().numpy() for scores in (target, logits))
+        true, predicted, both = self._counts.cpu().numpy()
         self.held_out_scores = {
-            "valid_loss": float(cross_entropy(logits, target).mean()),
-            "valid_accuracy": accuracy(truth, predicted),
-            "valid_macro_f1": macro_f1(truth, predicted, len(self.config.classes)),
+            "valid_loss": float(self._loss) / true.sum(),
+            "valid_accuracy": float(both.sum() / true.sum()),
+            "valid_macro_f1": macro_f1_of_counts(true, predicted, both),
         }
 
     def running_scores(self) -> dict[str, float]:

@@ -126,20 +126,31 @@ def load_rejected(work: Path) -> DataFrame:
     return _load_table(work / REJECTED, REJECTED_COLUMNS)
 
 
+def read_clips(work: Path, columns: list[str], rows: int = 50_000) -> Iterator[DataFrame]:
+    """Some columns of clips.csv, `rows` at a time, so that a large table takes no more memory than a small one."""
+    yield from _read_table(work / CLIPS, CLIP_COLUMNS, usecols=columns, chunksize=rows)
+
+
 def _load_table(path: Path, columns: list[str]) -> DataFrame:
+    (table,) = _read_table(path, columns)
+    return table
+
+
+def _read_table(path: Path, columns: list[str], **options: Any) -> Iterator[DataFrame]:
     import pandas as pd
 
     kinds = {**dict.fromkeys(TEXT_COLUMNS, "str"), **dict.fromkeys(FLOAT_COLUMNS, "float64")}
     dtypes = {name: kinds.get(name, "int64") for name in columns}
     try:
-        table = pd.read_csv(path, dtype=dtypes, na_filter=False)  # a class may be called NA
-        if list(table.columns) != columns:
+        header = list(pd.read_csv(path, nrows=0))
+        if header != columns:
             raise ValueError(f"its columns are not {','.join(columns)}")
+        table = pd.read_csv(path, dtype=dtypes, na_filter=False, **options)  # a class may be called NA
+        yield from table if options.get("chunksize") else [table]
     except FileNotFoundError:
         raise UserError(f"{path} is missing: {_prepare_again(path.parent)}") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}): {_prepare_again(path.parent)}") from None
-    return table
 
 
 def _map(waves: Path) -> NDArray[np.int16]:

@@ -10,6 +10,7 @@ import logging
 import re
 import shlex
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Sequence
@@ -37,8 +38,10 @@ from util import accuracy, clock, format_accuracy, macro_f1, pick_device, pick_p
 if TYPE_CHECKING:
     import pytorch_lightning as pl
     import torch
+    from numpy.typing import NDArray
+    from torch import nn
 
-    from dataset import Store, WaveData
+    from dataset import Clips, Store, WaveData
     from model import Classifier
 
 
@@ -55,10 +58,14 @@ def train(config: TrainConfig) -> None:
     store = open_store(config)
     folds = choose_folds(config, store)
     first = run_config(config, store, folds[0])
+    if config.auto_batch:
+        first = with_largest_batch(config, first, store, device)
     runs = [dataclasses.replace(first, fold=fold) for fold in folds]
     runs = [run for run in runs if must_train(run, fold_folder(config, run), config.restart)]
+    store = store.on(device) if runs else store
+    net = None  # the first fold's, compiled once for all
     for position, run in enumerate(runs):
-        train_fold(config, store, run, device, folds_left=len(runs) - position)
+        net = train_fold(config, store, run, device, len(runs) - position, net)
     conclude(config, [dataclasses.replace(first, fold=fold) for fold in range(store.folds)])
 
 
@@ -94,7 +101,7 @@ def run_config(config: TrainConfig, store: Store, fold: Fold) -> RunConfig:
         optim=config.optim,
         fold=fold,
         seed=config.seed,
-        folds_hash=store.folds_hash(),
+        folds_hash=store.folds_hash,
         weights=TIMM_WEIGHTS if config.pretrained else str(config.weights or ""),
         limit=config.limit,
     )
@@ -105,12 +112,36 @@ def fold_folder(config: TrainConfig, run: RunConfig) -> Path:
     return config.work / "runs" / name / f"fold{run.fold}"
 
 
-def train_fold(config: TrainConfig, store: Store, run: RunConfig, device: torch.device, folds_left: int) -> None:
-    """Train one fold, predict what it held out, and record both."""
+def with_largest_batch(config: TrainConfig, run: RunConfig, store: Store, device: torch.device) -> RunConfig:
+    """`run` with the batch size and the rate of its other folds, or else with the largest batch that fits."""
+    from model import Classifier
+    from tune import largest_batch, scaled_rate
+
+    optim = run.optim
+    for fold in (*range(store.folds), FULL):
+        before = None if config.restart else started_run(fold_folder(config, dataclasses.replace(run, fold=fold)))
+        if before and not before.limit:
+            return dataclasses.replace(run, optim=dataclasses.replace(
+                optim, batch_size=before.optim.batch_size, lr=before.optim.lr))  # fmt: skip
+    clips = len(store.fold_of) * (store.folds - 1) // store.folds
+    size = largest_batch(Classifier(run), min(clips, run.limit or clips), device)
+    lr = scaled_rate(optim.lr, optim.optimizer, size, optim.batch_size)
+    print(f"--batch-size auto: {size} clips a batch, --lr {lr:.3g}", flush=True)
+    return dataclasses.replace(run, optim=dataclasses.replace(optim, batch_size=size, lr=lr))
+
+
+def train_fold(
+    config: TrainConfig, store: Store, run: RunConfig, device: torch.device, folds_left: int, net: nn.Module | None
+) -> nn.Module:
+    """Train one fold, predict what it held out, and record both; returns the network.
+
+    `net` is an earlier fold's, which takes the place of a new one so that it is compiled only once.
+    """
     import torch
 
     from dataset import WaveData
     from model import Classifier, save_checkpoint, seed_key
+    from tune import compile_network, expected_seconds, pick_layout
     from util import seed_of
 
     folder = fold_folder(config, run)
@@ -120,13 +151,21 @@ def train_fold(config: TrainConfig, store: Store, run: RunConfig, device: torch.
     if background is not None and len(background) < store.clip_samples:
         print("warning: no background recordings in _background_noise_, so none are mixed in", file=sys.stderr)
     model = Classifier(run, run.weights, background)
-    data = WaveData(store, run.fold, run.optim.batch_size, seed_key(run), run.limit)
+    shift = round(run.augment.shift_seconds * store.sample_rate)
+    data = WaveData(store, run.fold, run.optim.batch_size, seed_key(run), run.limit, shift, device)
     print(
         f"{folder.parent.name}, fold {run.fold}, {device}: {len(data.train):,} clips to train on, "
         f"{len(data.valid):,} held out, {run.optim.epochs} epochs",
         flush=True,
     )
-    fit(model, data, device, folder, folds_left)
+    model.to(device)
+    model.use_layout(pick_layout(model))
+    if net is not None:
+        net.load_state_dict(model.net.state_dict())
+        model.net = net
+    elif run.optim.compile:
+        compile_network(model)
+    fit(model, data, device, folder, expected_seconds(model, data), folds_left)
     scores = predict_held_out(model, data, device, folder) if len(data.valid) else {}
     save_checkpoint(folder / "last.ckpt", run, model.state_dict(), finished=True)
     seconds = time.monotonic() - started
@@ -134,10 +173,11 @@ def train_fold(config: TrainConfig, store: Store, run: RunConfig, device: torch.
     update_table(folder.parents[1] / "summary.csv", row | {"command": config.command}, key=("run", "fold"))
     said = format_accuracy(scores["accuracy"], len(data.valid)) if scores else "unknown, nothing held out"
     print(f"fold {run.fold} done in {clock(seconds)}, accuracy {said}\n  {folder / 'last.ckpt'}", flush=True)
+    return model.net
 
 
-def finished_run(folder: Path) -> RunConfig | None:
-    """What was trained in a fold's folder to the end; None where nothing was."""
+def started_run(folder: Path, finished: bool = False) -> RunConfig | None:
+    """What was trained in a fold's folder, or was so to the end; None where nothing was."""
     from model import read_checkpoint
 
     path = folder / "last.ckpt"
@@ -145,7 +185,11 @@ def finished_run(folder: Path) -> RunConfig | None:
         return None
     checkpoint = read_checkpoint(path)
     run: RunConfig = checkpoint["config"]
-    return run if checkpoint["finished"] else None
+    return run if checkpoint["finished"] or not finished else None
+
+
+def finished_run(folder: Path) -> RunConfig | None:
+    return started_run(folder, finished=True)
 
 
 def must_train(run: RunConfig, folder: Path, restart: bool) -> bool:
@@ -173,7 +217,9 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return result
 
 
-def fit(model: Classifier, data: WaveData, device: torch.device, folder: Path, folds_left: int) -> None:
+def fit(
+    model: Classifier, data: WaveData, device: torch.device, folder: Path, expected: float, folds_left: int
+) -> None:
     """Run the training loop; the averaged weights are left in the model, the fold's files in `folder`."""
     import torch
 
@@ -181,7 +227,7 @@ def fit(model: Classifier, data: WaveData, device: torch.device, folder: Path, f
 
     optim = model.config.optim
     averaging = Averaging(optim.ema_decay, device) if optim.ema_decay else None
-    callbacks: list[pl.Callback] = [Progress(folds_left), RunFiles(folder, averaging)]
+    callbacks: list[pl.Callback] = [Progress(expected, folds_left), RunFiles(folder, averaging)]
     trainer = make_trainer(
         optim,
         device,
@@ -192,7 +238,9 @@ def fit(model: Classifier, data: WaveData, device: torch.device, folder: Path, f
     try:
         trainer.fit(model, datamodule=data)
     except torch.OutOfMemoryError as error:
-        raise UserError(f"out of memory on {device}: use a smaller --batch-size than {optim.batch_size}") from error
+        raise UserError(
+            f"out of memory on {device}: use a smaller --batch-size than {optim.batch_size}, or --batch-size auto"
+        ) from error
     except SystemExit:  # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from None
 
@@ -206,6 +254,9 @@ def make_trainer(optim: OptimConfig, device: torch.device, callbacks: list[pl.Ca
         devices=[device.index] if device.type == "cuda" else 1,
         precision=pick_precision(optim.precision, device),  # type: ignore[arg-type]
         gradient_clip_val=optim.grad_clip or None,
+        accumulate_grad_batches=optim.accumulate,
+        deterministic=optim.deterministic,
+        benchmark=not optim.deterministic,  # cuDNN picks its algorithms by trying them: there are few sizes of batch
         reload_dataloaders_every_n_epochs=1,  # an epoch's order and crops are drawn for that epoch
         num_sanity_val_steps=0,
         callbacks=callbacks,
@@ -218,34 +269,53 @@ def make_trainer(optim: OptimConfig, device: torch.device, callbacks: list[pl.Ca
 
 
 def predict_held_out(model: Classifier, data: WaveData, device: torch.device, folder: Path) -> dict[str, float]:
-    """Write the held-out clips' probabilities, oof.npz and oof.csv, and return their scores."""
-    import pandas as pd
+    """Write the held-out clips' probabilities, oof.npz and oof.csv, and return their scores.
 
+    They go to the disk as they come, so that many clips take no more memory than few.
+    """
     from model import predict
     from transform import VIEWS
 
-    waves = (wave for wave, _ in data.val_dataloader())
-    probabilities = np.concatenate([batch[0] for batch in predict([model], waves, VIEWS, device)], axis=1)
-    mean = probabilities.mean(0)  # (clips, classes)
     clips, classes = data.valid, model.config.classes
-    with replacing(folder / "oof.npz") as beside, beside.open("wb") as file:
-        np.savez(
-            file,
-            fname=clips.fname.astype(str),
-            target=clips.target,
-            probabilities=probabilities,
-            classes=np.array(classes),
-        )
-    table = pd.DataFrame(mean, columns=list(classes))
-    table.insert(0, "fname", clips.fname)
-    table.insert(1, "label", [classes[index] for index in clips.target], allow_duplicates=True)
-    with replacing(folder / "oof.csv") as beside:
-        table.to_csv(beside, index=False)
+    one_view, predicted = (np.zeros(len(clips), np.int64) for _ in range(2))
+    waves = (wave for wave, _ in data.val_dataloader())
+    with (
+        replacing(folder / "oof.npz") as npz,
+        replacing(folder / "oof.csv") as table,
+        tempfile.TemporaryFile(dir=folder) as file,
+    ):
+        probabilities = np.memmap(file, np.float32, "w+", shape=(VIEWS, len(clips), len(classes)))
+        rows = 0
+        for batch in predict([model], waves, VIEWS, device):
+            part = slice(rows, rows := rows + batch.shape[2])
+            probabilities[:, part] = batch[0]
+            mean = batch[0].mean(0)  # (clips, classes)
+            one_view[part], predicted[part] = batch[0, 0].argmax(1), mean.argmax(1)
+            write_rows(table, clips.take(np.arange(part.start, part.stop)), classes, mean)
+        truth = clips.target.astype(np.int64)
+        with npz.open("wb") as out:
+            np.savez(
+                out,
+                fname=np.array(list(clips.fname)),
+                target=truth,
+                probabilities=probabilities,
+                classes=np.array(classes),
+            )
     return {
-        "accuracy": accuracy(clips.target, mean.argmax(1)),
-        "accuracy_one_view": accuracy(clips.target, probabilities[0].argmax(1)),
-        "macro_f1": macro_f1(clips.target, mean.argmax(1), len(classes)),
+        "accuracy": accuracy(truth, predicted),
+        "accuracy_one_view": accuracy(truth, one_view),
+        "macro_f1": macro_f1(truth, predicted, len(classes)),
     }
+
+
+def write_rows(path: Path, clips: Clips, classes: Sequence[str], probabilities: NDArray[np.float32]) -> None:
+    """Append clips with their labels and (clips, classes) probabilities to a CSV, which gets its header first."""
+    import pandas as pd
+
+    table = pd.DataFrame(probabilities, columns=list(classes))
+    table.insert(0, "fname", list(clips.fname))
+    table.insert(1, "label", [classes[index] for index in clips.target], allow_duplicates=True)
+    table.to_csv(path, index=False, mode="a", header=not path.exists())
 
 
 def conclude(config: TrainConfig, runs: Sequence[RunConfig]) -> None:
@@ -258,16 +328,21 @@ def conclude(config: TrainConfig, runs: Sequence[RunConfig]) -> None:
         print(f"next: {others} -f {','.join(missing)}")
         return
     if not full:
-        parts = [np.load(folder / "oof.npz") for folder in folders]
-        target = np.concatenate([part["target"] for part in parts])
-        predicted = np.concatenate([part["probabilities"].mean(0).argmax(1) for part in parts])
-        said = format_accuracy(accuracy(target, predicted), len(target))
+        right = np.concatenate([out_of_fold_hits(folder / "oof.npz") for folder in folders])
+        said = format_accuracy(float(right.mean()), len(right))
         print(f"all {len(runs)} folds: out-of-fold accuracy {said}")
     options = ["-w", str(config.work)] if config.work != Path("work") else []
     n_mels, frames = runs[0].features.n_mels, runs[0].features.frames
     options += ["-t", str(n_mels)] if n_mels == frames else ["--n-mels", str(n_mels), "--frames", str(frames)]
     options += ["-m", config.model] + (["--tag", config.tag] if config.tag else [])
     print(f"next: python inference.py {shlex.join(options)} -f {FULL if full else len(runs)} -a y")
+
+
+def out_of_fold_hits(path: Path) -> NDArray[np.bool_]:
+    """Which of a fold's held-out clips the mean over the views gets right, (clips,)."""
+    with np.load(path) as part:
+        right: NDArray[np.bool_] = part["probabilities"].mean(0).argmax(1) == part["target"]
+        return right
 
 
 def quieten() -> None:

@@ -12,69 +12,78 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Generator, Tensor
+from torch.nn import functional as F
 
 from arg import AugmentConfig, FeatureConfig
 
 # ------------------------------------------------------------------------------------------------------- waves
 
+NOISE_SAMPLES = 1 << 22  # of white noise, drawn once a run: drawing it for every clip takes longer than all the rest
+
 
 @dataclass(frozen=True)
 class WaveDraw:
-    """Parameters of one batch, all on its device."""
+    """Parameters of one batch, (B,) each, all on its device."""
 
-    gain: Tensor  # (B,), a factor
-    shift: Tensor  # (B,), samples; positive is later
-    noise: Tensor  # (B, L), white noise at an absolute level, full scale 1
-    background: Tensor  # (B,), first sample of the background recording that each clip gets
-    background_snr: Tensor  # (B,), dB; infinite where the clip gets none
+    gain: Tensor  # a factor
+    noise: Tensor  # first sample of the white noise that each clip gets
+    noise_std: Tensor  # its standard deviation, full scale 1
+    background: Tensor  # first sample of the background recording that each clip gets
+    background_snr: Tensor  # dB; infinite where the clip gets none
 
 
 def draw_wave(
-    config: AugmentConfig, shape: tuple[int, int], sample_rate: int, background_samples: int, draw: Generator
+    config: AugmentConfig, shape: tuple[int, int], noise_samples: int, background_samples: int, draw: Generator
 ) -> WaveDraw:
-    """Parameters for a (B, L) batch; `background_samples` is the length of the recordings, 0 for none."""
+    """Parameters for a (B, L) batch, with as many samples of white noise and of background recordings, 0 for none.
+
+    Shifts are drawn elsewhere (`dataset.Clips.windows`): a window is read from where it begins, at no cost.
+    """
     batch, samples = shape
     device = draw.device
 
     def uniform(low: float, high: float) -> Tensor:
         return torch.empty(batch, device=device).uniform_(low, high, generator=draw)
 
-    shift = round(config.shift_seconds * sample_rate)
-    noise = torch.empty(shape, device=device)
-    if config.noise_std:
-        noise.normal_(generator=draw).mul_(uniform(0, config.noise_std)[:, None])
-    else:
-        noise.zero_()
+    def first(available: int) -> Tensor:
+        return torch.randint(max(1, available - samples + 1), (batch,), device=device, generator=draw)
+
     chosen = uniform(0, 1) < (config.background_probability if background_samples >= samples else 0)
     return WaveDraw(
         gain=10 ** (uniform(-config.gain_db, config.gain_db) / 20),
-        shift=torch.randint(-shift, shift + 1, (batch,), device=device, generator=draw),
-        noise=noise,
-        background=torch.randint(max(1, background_samples - samples + 1), (batch,), device=device, generator=draw),
+        noise=first(noise_samples),
+        noise_std=uniform(0, config.noise_std),
+        background=first(background_samples),
         background_snr=torch.where(chosen, uniform(*config.background_snr_db), torch.inf),
     )
 
 
-def apply_wave(wave: Tensor, params: WaveDraw, background: Tensor | None = None) -> Tensor:
-    """(B, L) float waves -> the same, shifted, scaled, then with background and white noise added.
+def apply_wave(wave: Tensor, params: WaveDraw, noise: Tensor, background: Tensor) -> Tensor:
+    """(B, L) int16 waves -> (B, L) float32, full scale 1, scaled, then with background and white noise added.
 
     The gain comes before the noise, whose level is absolute: under per-clip normalisation a gain alone would change
-    nothing. `background` is (samples,) of recordings, full scale 1; it is mixed at the drawn ratio of powers.
+    nothing. `noise` is (samples,) of white noise of standard deviation 1; `background` is (samples,) of recordings,
+    full scale 1, mixed at the drawn ratio of powers. Either is left out where it is shorter than a clip.
     """
-    wave = shifted(wave, params.shift) * params.gain[:, None]
-    if background is not None and len(background) >= wave.shape[1]:
-        piece = background.unfold(0, wave.shape[1], 1)[params.background]  # (B, L)
-        ratio = wave.square().mean(1) / piece.square().mean(1).clamp(min=1e-12)
-        wave = wave + piece * (ratio * 10 ** (-params.background_snr / 10)).sqrt()[:, None]
-    return wave + params.noise
+    samples = wave.shape[1]
+    result = wave.float().mul_(params.gain[:, None] / 32768)
+    if len(background) >= samples:
+        piece = pieces(background, params.background, samples)
+        ratio = result.square().mean(1) / piece.square().mean(1).clamp(min=1e-12)
+        result.addcmul_(piece, (ratio * 10 ** (-params.background_snr / 10)).sqrt()[:, None])
+    if len(noise) >= samples:
+        result.addcmul_(pieces(noise, params.noise, samples), params.noise_std[:, None])
+    return result
 
 
-def shifted(wave: Tensor, samples: Tensor) -> Tensor:
-    """Each clip of (B, L) later by its number of samples (earlier where negative); zeros come in, nothing wraps."""
-    length = wave.shape[1]
-    source = torch.arange(length, device=wave.device) - samples[:, None]  # (B, L)
-    outside = (source < 0) | (source >= length)
-    return wave.gather(1, source.clamp(0, length - 1)).masked_fill(outside, 0)
+def pieces(recording: Tensor, first: Tensor, samples: int) -> Tensor:
+    """(B,) first samples -> (B, samples) of a recording, copied row by row."""
+    return recording.unfold(0, samples, 1).index_select(0, first)
+
+
+def white_noise(draw: Generator) -> Tensor:
+    """(NOISE_SAMPLES,) of standard deviation 1, on the generator's device."""
+    return torch.empty(NOISE_SAMPLES, device=draw.device).normal_(generator=draw)
 
 
 # ---------------------------------------------------------------------------------------------------- features
@@ -149,8 +158,8 @@ def view(wave: Tensor, index: int, sample_rate: int) -> Tensor:
     if index == 0:
         return wave
     if index in (1, 2):
-        shift = round(VIEW_SHIFT_SECONDS * sample_rate) * (1 if index == 2 else -1)
-        return shifted(wave, torch.full((len(wave),), shift, device=wave.device))
+        later = round(VIEW_SHIFT_SECONDS * sample_rate) * (1 if index == 2 else -1)
+        return F.pad(wave, (later, -later))  # a negative padding cuts off
     if index == 3:
         noise = np.random.default_rng(0).standard_normal(wave.shape[1], np.float32) * VIEW_NOISE_STD
         return wave + torch.from_numpy(noise).to(wave.device)

@@ -43,11 +43,18 @@ def macro_f1(truth: NDArray[np.integer[Any]], predicted: NDArray[np.integer[Any]
     A class in neither array does not count; one in a single array counts as 0 (scikit-learn's
     ``f1_score(average="macro", zero_division=0)``).
     """
-    confusion = np.bincount(truth * num_classes + predicted, minlength=num_classes**2)
-    confusion = confusion.reshape(num_classes, num_classes)  # (true, predicted)
-    both = confusion.sum(0) + confusion.sum(1)
-    seen = both > 0
-    return float(np.mean(2 * confusion.diagonal()[seen] / both[seen])) if seen.any() else math.nan
+    true, predicted, both = (
+        np.bincount(classes, minlength=num_classes) for classes in (truth, predicted, truth[truth == predicted])
+    )
+    return macro_f1_of_counts(true, predicted, both)
+
+
+def macro_f1_of_counts(
+    true: NDArray[np.integer[Any]], predicted: NDArray[np.integer[Any]], both: NDArray[np.integer[Any]]
+) -> float:
+    """`macro_f1` from each class's number of clips that are of it, that are taken for it, and that are both."""
+    seen = true + predicted > 0
+    return float(np.mean(2 * both[seen] / (true + predicted)[seen])) if seen.any() else math.nan
 
 
 def wilson_interval(share: float, count: int, z: float = 1.959964) -> tuple[float, float]:

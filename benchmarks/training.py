@@ -151,7 +151,7 @@ def pipeline(config: TrainConfig, store: Store, device: torch.device) -> Callabl
 class ClipFolder(Dataset[tuple[Tensor, int]]):
     """One clip at a time: read, augmented and turned into a feature in NumPy."""
 
-    def __init__(self, paths: list[Path], targets: NDArray[np.int64], features: FeatureConfig) -> None:
+    def __init__(self, paths: list[Path], targets: NDArray[np.integer[Any]], features: FeatureConfig) -> None:
         self.paths, self.targets, self.features = paths, targets, features
 
     def __len__(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import librosa
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from arg import FeatureOptions, UserError
-from dataset import Batches, Clips, LogMel, Store, WaveData, gather, one_hot
+from dataset import Batches, Clips, LogMel, Names, Store, WaveData, gather, mel_filters, one_hot
 
 
 def librosa_decibels(wave: NDArray[np.float32], options: FeatureOptions) -> NDArray[np.float32]:
@@ -44,10 +45,17 @@ SIZES = [
 @pytest.mark.parametrize("options", SIZES, ids=lambda o: f"{o.n_mels}x{o.frames}")
 def test_features_equal_librosas(real_waves: NDArray[np.float32], options: FeatureOptions) -> None:
     batch = torch.from_numpy(real_waves)
-    ours = LogMel(options.resolve(16000, 16000)).decibels(batch).numpy()
+    ours = LogMel(options.resolve(16000, 16000)).decibels(batch).transpose(1, 2).numpy()
     theirs = np.stack([librosa_decibels(wave, options) for wave in real_waves])
     assert ours.shape == theirs.shape
     np.testing.assert_allclose(ours, theirs, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("options", SIZES, ids=lambda o: f"{o.n_mels}x{o.frames}")
+def test_filters_equal_librosas(options: FeatureOptions) -> None:
+    config = options.resolve(16000, 16000)
+    theirs = librosa.filters.mel(sr=16000, n_fft=config.n_fft, n_mels=config.n_mels, fmin=config.fmin, fmax=config.fmax)
+    np.testing.assert_allclose(mel_filters(config), theirs.T, rtol=1e-6, atol=1e-8)
 
 
 def test_normalisation_is_per_clip_and_blind_to_level(real_waves: NDArray[np.float32]) -> None:
@@ -82,11 +90,11 @@ def store_of(*clips: list[int]) -> Clips:
     """Clips of the given samples, back to back."""
     length = np.array([len(clip) for clip in clips])
     return Clips(
-        waves=np.concatenate([np.array(clip, np.int16) for clip in clips]),
+        waves=torch.cat([torch.tensor(clip, dtype=torch.int16) for clip in clips]),
         offset=np.cumsum(length) - length,
-        length=length,
-        target=np.arange(len(clips)) % 2,
-        fname=np.array([f"{n}.wav" for n in range(len(clips))], object),
+        length=length.astype(np.int32),
+        target=np.arange(len(clips), dtype=np.int32) % 2,
+        fname=Names(f"{n}.wav" for n in range(len(clips))),
     )
 
 
@@ -108,6 +116,16 @@ def test_drawn_crops_stay_inside_the_clip_and_reach_all_of_it() -> None:
     assert drawn == {10, 11, 12}
 
 
+def test_shifts_bring_in_zeros_or_what_a_longer_clip_has_there() -> None:
+    clips = store_of([9, 9], [1, 2, 3, 4], [1, 2, 3, 4, 5, 6, 7, 8], [9, 9])
+    draws = [np.random.default_rng(seed) for seed in range(200)]
+    short = {tuple(clips.windows(np.array([1]), 4, draw, shift=2)[0].tolist()) for draw in draws}
+    assert short == {(3, 4, 0, 0), (2, 3, 4, 0), (1, 2, 3, 4), (0, 1, 2, 3), (0, 0, 1, 2)}
+    long = {tuple(clips.windows(np.array([2]), 6, draw, shift=1)[0].tolist()) for draw in draws}
+    assert long == {(0, *range(1, 6)), *(tuple(range(n, n + 6)) for n in (1, 2, 3)), (*range(4, 9), 0)}
+    assert torch.equal(clips.windows(np.array([1, 2]), 4), clips.windows(np.array([1, 2]), 4, None, shift=2))
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_gather_is_a_padded_slice(seed: int) -> None:
     draw = np.random.default_rng(seed)
@@ -118,7 +136,7 @@ def test_gather_is_a_padded_slice(seed: int) -> None:
     for o, n, f in zip(offset, length, first, strict=True):
         padded = np.concatenate([np.zeros(20, np.int16), waves[o : o + n], np.zeros(80, np.int16)])
         expected.append(padded[20 + f : 20 + f + 25])
-    np.testing.assert_array_equal(gather(waves, offset, length, first, 25), expected)
+    np.testing.assert_array_equal(gather(torch.from_numpy(waves), offset, length, first, 25), expected)
 
 
 def test_an_epoch_has_every_clip_once_and_its_own_order() -> None:
@@ -155,6 +173,28 @@ def test_store_and_folds(store_work: Path) -> None:
     assert (len(full.train), len(full.valid)) == (36, 0)
     assert len(store.noise()) == 16000
     assert len(WaveData(store, 0, 8, (0,), limit=5).train) == 5
+
+
+def test_an_epoch_goes_on_where_it_is_told_to() -> None:
+    clips = store_of(*[[n, n + 1, n + 2, n + 3] for n in range(1, 11)])
+    whole = Batches(clips, 2, 3, 4, (7,), 1, shift=1)
+    rest = dataclasses.replace(whole, first=1)
+    assert (len(whole), len(rest)) == (3, 2)
+    for (wave, target), (again, target_again) in zip(list(whole)[1:], rest, strict=True):
+        assert torch.equal(wave, again)
+        assert torch.equal(target, target_again)
+
+
+def test_names_are_a_sequence_of_strings() -> None:
+    texts = ["a", "", "=b,c", "\u00e9\u4e2d\U0001f600", "d/e.wav"]
+    names = Names(texts[:2])
+    names.extend(texts[2:])
+    assert list(names) == texts
+    assert (names[-1], len(names)) == ("d/e.wav", 5)
+    part = names[np.array([True, False, False, True, True])]
+    assert list(part) == ["a", texts[3], "d/e.wav"]
+    assert list(part[np.array([2, 0])]) == ["d/e.wav", "a"]
+    assert list(names[1:3]) == ["", "=b,c"]
 
 
 def test_batches_never_hold_a_single_clip_to_learn_from() -> None:

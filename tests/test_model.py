@@ -196,7 +196,7 @@ def test_augmentation_changes_training_and_never_evaluation() -> None:
     logits, features = [], []
     for augment in AUGMENT_PRESETS.values():
         torch.manual_seed(0)
-        model = Classifier(dataclasses.replace(RUN, augment=augment), background=waves().flatten().numpy()).eval()
+        model = Classifier(dataclasses.replace(RUN, augment=augment), background=waves().flatten()).eval()
         with torch.inference_mode():
             logits.append(model(waves()))
             features.append(model.augmented(waves(), torch.eye(3)[[0, 1, 2, 0]], generator("cpu", 0))[0])
@@ -206,17 +206,18 @@ def test_augmentation_changes_training_and_never_evaluation() -> None:
     assert not torch.equal(features[1], features[2])
 
 
-def test_averaging_warms_up() -> None:
+def test_averaging_warms_up_and_then_takes_every_fourth_step() -> None:
     averaging = Averaging(0.99, torch.device("cpu"))
     averaged, current = [torch.tensor([0.0])], [torch.tensor([1.0])]
     for step, expected in ((0, 0.9), (8, 0.95)):  # decays 1/10 and 9/18
         assert averaging.should_update(step_idx=step)
         averaging._lerp(averaged, current, None)
         assert averaged[0].item() == pytest.approx(expected)
-    averaging.should_update(step_idx=10**6)
+    taken = [step for step in range(10**6, 10**6 + 9) if averaging.should_update(step_idx=step)]
+    assert taken == [10**6 + 3, 10**6 + 7]
     averaged = [torch.tensor([0.0])]
     averaging._lerp(averaged, current, None)
-    assert averaged[0].item() == pytest.approx(0.01)
+    assert averaged[0].item() == pytest.approx(1 - 0.99**4)
     assert not averaging.should_update(epoch_idx=3)
 
 

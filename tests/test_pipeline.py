@@ -18,7 +18,7 @@ from sklearn.metrics import accuracy_score
 import inference
 import preprocess
 import train
-from dataset import Batches, Clips, Store, WaveData
+from dataset import Batches, Store, WaveData
 from model import Classifier, load_classifier, predict
 from tests.conftest import CLASSES, RATE, one_error_line, tone
 from util import hard_vote
@@ -220,14 +220,13 @@ def test_training_prepares_the_data_first(data_root: Path, tmp_path: Path) -> No
 
 def test_every_epoch_draws_its_own_order(store_work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     epochs = []
-    made = WaveData._batches
+    made = WaveData.train_batches
 
-    def noted(data: WaveData, clips: Clips, seed: tuple[int, ...] | None = None, epoch: int = 0) -> Batches:
-        if seed is not None:
-            epochs.append(epoch)
-        return made(data, clips, seed, epoch)
+    def noted(data: WaveData, epoch: int, first: int = 0) -> Batches:
+        epochs.append(epoch)
+        return made(data, epoch, first)
 
-    monkeypatch.setattr(WaveData, "_batches", noted)
+    monkeypatch.setattr(WaveData, "train_batches", noted)
     shutil.copytree(store_work, tmp_path / "work")
     assert train.main([*TRAIN, "-w", str(tmp_path / "work"), "-f", "0", "--epochs", "3", "--limit", "8"]) == 0
     assert sorted(set(epochs)) == [0, 1, 2]

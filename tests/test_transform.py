@@ -11,76 +11,87 @@ from numpy.typing import NDArray
 
 import transform
 from arg import AUGMENT_PRESETS, NO_AUGMENT, AugmentConfig, FeatureOptions
-from dataset import LogMel
+from dataset import LogMel, as_float
 from transform import MaskDraw, WaveDraw
 from util import generator
 
+NONE = torch.zeros(0)
 
-def fixed(batch: int, samples: int, **changes: torch.Tensor) -> WaveDraw:
+
+def fixed(batch: int, **changes: torch.Tensor) -> WaveDraw:
     still = WaveDraw(
         gain=torch.ones(batch),
-        shift=torch.zeros(batch, dtype=torch.long),
-        noise=torch.zeros(batch, samples),
+        noise=torch.zeros(batch, dtype=torch.long),
+        noise_std=torch.zeros(batch),
         background=torch.zeros(batch, dtype=torch.long),
         background_snr=torch.full((batch,), torch.inf),
     )
     return dataclasses.replace(still, **changes)
 
 
-def test_shift_brings_in_zeros_and_nothing_wraps() -> None:
-    wave = torch.tensor([[1.0, 2, 3, 4]] * 3)
-    moved = transform.apply_wave(wave, fixed(3, 4, shift=torch.tensor([1, -2, 0])))
-    assert moved.tolist() == [[0, 1, 2, 3], [3, 4, 0, 0], [1, 2, 3, 4]]
+def as_int16(wave: torch.Tensor) -> torch.Tensor:
+    return (wave * 32768).round().to(torch.int16)
 
 
 def test_gain_comes_before_noise_at_an_absolute_level() -> None:
-    wave = torch.tensor([[1.0, -1.0]])
-    changed = transform.apply_wave(wave, fixed(1, 2, gain=torch.tensor([0.5]), noise=torch.tensor([[0.25, 0.25]])))
-    assert changed.tolist() == [[0.75, -0.25]]
+    wave = as_int16(torch.tensor([[0.5, -0.5], [0.5, 0.25]]))
+    params = fixed(2, gain=torch.tensor([0.5, 1]), noise=torch.tensor([1, 0]), noise_std=torch.tensor([0.25, 0]))
+    changed = transform.apply_wave(wave, params, torch.tensor([9.0, 1, -1]), NONE)
+    assert changed.tolist() == [[0.5, -0.5], [0.5, 0.25]]
 
 
 def test_background_is_mixed_at_the_drawn_ratio_of_powers() -> None:
-    wave = torch.randn(2, 1000, generator=torch.Generator().manual_seed(0))
+    wave = as_int16(0.1 * torch.randn(2, 1000, generator=torch.Generator().manual_seed(0)))
     background = torch.randn(5000, generator=torch.Generator().manual_seed(1)) * 3
-    params = fixed(2, 1000, background=torch.tensor([0, 700]), background_snr=torch.tensor([10.0, torch.inf]))
-    added = transform.apply_wave(wave, params, background) - wave
+    params = fixed(2, background=torch.tensor([0, 700]), background_snr=torch.tensor([10.0, torch.inf]))
+    added = transform.apply_wave(wave, params, NONE, background) - as_float(wave)
     assert torch.equal(added[1], torch.zeros(1000))
-    ratio = 10 * torch.log10(wave[0].square().mean() / added[0].square().mean())
+    ratio = 10 * torch.log10(as_float(wave[0]).square().mean() / added[0].square().mean())
     assert ratio.item() == pytest.approx(10, abs=1e-3)
     torch.testing.assert_close(added[0] / added[0].norm(), background[:1000] / background[:1000].norm())
 
 
 def test_draws_stay_in_their_ranges_and_come_from_the_generator() -> None:
-    config = AugmentConfig(gain_db=6, shift_seconds=0.01, noise_std=0.1, background_probability=0.5)
+    config = AugmentConfig(gain_db=6, noise_std=0.1, background_probability=0.5)
     first, again, other = (
-        transform.draw_wave(config, (500, 50), 8000, 200, generator("cpu", seed)) for seed in (1, 1, 2)
+        transform.draw_wave(config, (500, 50), 100, 200, generator("cpu", seed)) for seed in (1, 1, 2)
     )
     assert torch.equal(first.noise, again.noise)
     assert not torch.equal(first.noise, other.noise)
     assert first.gain.min() >= 10 ** (-6 / 20)
     assert first.gain.max() <= 10 ** (6 / 20)
-    assert set(first.shift.abs().unique().tolist()) == set(range(81))
-    assert first.noise.std(dim=1).max() < 0.15
+    assert set(first.noise.tolist()) == set(range(51))
+    assert 0.09 < first.noise_std.max() <= 0.1
     assert 0.4 < torch.isfinite(first.background_snr).float().mean() < 0.6
     assert first.background.max() <= 150
-    assert torch.isinf(transform.draw_wave(config, (50, 50), 8000, 0, generator("cpu", 1)).background_snr).all()
+    assert torch.isinf(transform.draw_wave(config, (50, 50), 100, 0, generator("cpu", 1)).background_snr).all()
+
+
+def test_white_noise_is_white() -> None:
+    noise = transform.white_noise(generator("cpu", 0))
+    assert noise.mean().abs() < 2e-3
+    assert noise.std().item() == pytest.approx(1, abs=2e-3)
+    assert torch.corrcoef(torch.stack([noise[1:], noise[:-1]]))[0, 1].abs() < 2e-3
 
 
 def test_nothing_to_do_changes_nothing() -> None:
-    wave = torch.randn(3, 100)
-    params = transform.draw_wave(NO_AUGMENT, (3, 100), 8000, 0, generator("cpu", 0))
-    assert torch.equal(transform.apply_wave(wave, params), wave)
+    wave = torch.randint(-9000, 9000, (3, 100), dtype=torch.int16)
+    params = transform.draw_wave(NO_AUGMENT, (3, 100), 1000, 1000, generator("cpu", 0))
+    changed = transform.apply_wave(wave, params, torch.randn(1000), torch.randn(1000))
+    assert torch.equal(changed, as_float(wave))
 
 
 def test_every_part_of_the_base_set_changes_the_features(real_waves: NDArray[np.float32]) -> None:
     """A volume change alone is undone by the normalisation; with noise after it, it is not."""
     frontend = LogMel(FeatureOptions(32, 32).resolve(16000, 16000))
-    wave = torch.from_numpy(real_waves)
-    noise = 0.005 * torch.randn(wave.shape, generator=torch.Generator().manual_seed(0))
+    wave = as_int16(torch.from_numpy(real_waves))
+    noise = torch.randn(16000, generator=torch.Generator().manual_seed(0))
     quiet, loud = (
-        frontend(transform.apply_wave(wave, fixed(10, 16000, gain=torch.full((10,), gain), noise=noise)))
+        frontend(transform.apply_wave(
+            wave, fixed(10, gain=torch.full((10,), gain), noise_std=torch.full((10,), 0.005)), noise, NONE
+        ))
         for gain in (0.5, 2.0)
-    )
+    )  # fmt: skip
     assert (quiet - loud).abs().mean() > 0.05
 
 

@@ -1,0 +1,191 @@
+"""Fitting a run to the machine that it runs on: how long it takes, memory layout, compilation, the batch that fits.
+
+All of it works on copies or on made batches, so that nothing of the run itself changes.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor
+
+from arg import UserError
+from dataset import WaveData
+from model import Classifier, first_line
+from transform import VIEWS
+from util import generator, pick_precision
+
+LARGEST_BATCH = 1024  # clips; larger ones gain no speed
+LEAST_STEPS = 16  # of an epoch that --batch-size auto leaves
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """The arithmetic that --precision stands for on `device`, as a context."""
+    kind = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(pick_precision(precision, device))
+    return torch.autocast(device.type, dtype=kind or torch.bfloat16, enabled=kind is not None)
+
+
+def made_batch(model: Classifier, clips: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Noise in place of clips: (clips, clip_samples) int16 waves and (clips, classes) targets."""
+    features, classes = model.config.features, len(model.config.classes)
+    draw = generator(device, 0)
+    wave = torch.randint(-9000, 9000, (clips, features.clip_samples), device=device, generator=draw, dtype=torch.int16)
+    return wave, torch.eye(classes, device=device)[torch.arange(clips, device=device) % classes]
+
+
+def step(model: Classifier, wave: Tensor, target: Tensor, learn: bool = True) -> None:
+    """What a training step computes but for the optimiser; forward only where `learn` is False."""
+    with torch.set_grad_enabled(learn):
+        with autocast(model.config.optim.precision, wave.device):
+            feature, rows = model.augmented(wave, target, generator(wave.device, 0))
+            loss = model.loss(model.logits(feature), rows)
+        if learn:
+            loss.backward()
+    loss.item()  # waits for the device
+
+
+def seconds(call: Callable[[], None], repeats: int = 2) -> float:
+    """The shortest of a few calls."""
+    took = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        took.append(time.perf_counter() - start)
+    return min(took)
+
+
+def apart(model: Classifier) -> Classifier:
+    """A copy to try things on."""
+    return copy.deepcopy(model).train()
+
+
+# ---------------------------------------------------------------------------------------------------- the time
+
+
+def expected_seconds(model: Classifier, data: WaveData) -> float:
+    """How long a fold will take on the device that `model` is on, from a few steps of a copy."""
+    device = model.device
+    probe = apart(model)
+    wave, target = made_batch(model, min(model.config.optim.batch_size, len(data.train)), device)
+
+    def seconds_a_clip(clips: int, learn: bool, repeats: int = 2) -> float:
+        return seconds(lambda: step(probe, wave[:clips], target[:clips], learn), repeats) / clips
+
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):  # dropout draws from the global generators
+        clips = min(8, len(wave))  # of a slow network a part of the batch tells enough, sooner
+        seconds_a_clip(clips, learn=True, repeats=1)  # warms up
+        while clips < len(wave) and seconds_a_clip(clips, learn=True, repeats=1) * 4 * clips < 1:
+            clips = min(4 * clips, len(wave))
+        learning, looking = (seconds_a_clip(clips, learn) for learn in (True, False))
+    epochs = model.config.optim.epochs
+    return epochs * len(data.train) * learning + (epochs + VIEWS) * len(data.valid) * looking
+
+
+# --------------------------------------------------------------------------------------------- layout, compiler
+
+
+def pick_layout(model: Classifier) -> torch.memory_format:
+    """The faster memory layout of the network.
+
+    Channels-last on a processor, where it was the faster one for every network measured, and where the choice must
+    not hang on the clock: results are to be the same. On a GPU the faster of the two over a few steps of a copy, or
+    channels-last under --deterministic.
+    """
+    device, optim = model.device, model.config.optim
+    if device.type == "cpu" or optim.deterministic:
+        return torch.channels_last
+    batch = made_batch(model, optim.batch_size, device)
+    took = {}
+    with torch.random.fork_rng([device]):
+        for layout in (torch.channels_last, torch.contiguous_format):
+            probe = apart(model)
+            probe.use_layout(layout)
+            seconds(lambda probe=probe: step(probe, *batch), 3)  # type: ignore[misc]  # warms up, picks algorithms
+            took[layout] = seconds(lambda probe=probe: step(probe, *batch), 5)  # type: ignore[misc]
+    return min(took, key=lambda layout: took[layout])
+
+
+def compile_network(model: Classifier) -> None:
+    """Make `model.net` run through torch.compile from now on; where that does not work, say why and leave it."""
+    model.net.compile(dynamic=False)  # two sizes of batch at most
+    try:
+        step(model, *made_batch(model, 2, model.device))
+    except Exception as error:  # whatever a compiler that is missing or too old leads to
+        model.net._compiled_call_impl = None
+        print(f"warning: --compile: goes on without, no working compiler ({first_line(error)})", file=sys.stderr)
+    model.zero_grad()
+
+
+# -------------------------------------------------------------------------------------------------- batch sizes
+
+
+def largest_batch(model: Classifier, clips: int, device: torch.device) -> int:
+    """The largest power of two of clips a step that fits, up to LARGEST_BATCH and `clips` / LEAST_STEPS.
+
+    On a GPU it is tried; on a processor it is reckoned from what a step keeps for its backward pass, of which half of
+    the free memory may be filled. UserError where not even two clips fit.
+    """
+    most = 2 ** int(math.log2(max(2, min(LARGEST_BATCH, clips // LEAST_STEPS))))
+    if device.type == "cpu":
+        fits = int(free_memory() / 2 / bytes_a_clip(model))
+        most = min(most, 2 ** int(math.log2(fits)) if fits >= 2 else 0)
+    else:
+        probe = apart(model).to(device)
+        while most >= 2 and not fits_gpu(probe, most, device):
+            most //= 2
+    if most < 2:
+        raise UserError(f"--batch-size auto: not even 2 clips fit into the memory of {device}; use a smaller -t or -m")
+    return most
+
+
+def bytes_a_clip(model: Classifier, clips: int = 4) -> float:
+    """Memory that a training step keeps for its backward pass, for each clip, with half as much again for the rest."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    probe = apart(model)
+    own = sum(parameter.nbytes for parameter in probe.parameters())
+    with torch.random.fork_rng([]), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        step(probe, *made_batch(model, clips, torch.device("cpu")))
+    return 1.5 * max(1, sum(kept.values()) - own) / clips
+
+
+def fits_gpu(probe: Classifier, clips: int, device: torch.device) -> bool:
+    try:
+        step(probe, *made_batch(probe, clips, device))
+        free, total = torch.cuda.mem_get_info(device)
+        return free > total / 20  # for the optimiser and what else comes
+    except torch.OutOfMemoryError:
+        return False
+    finally:
+        probe.zero_grad()
+        torch.cuda.empty_cache()
+
+
+def free_memory() -> int:
+    """Bytes that processes may still take, as the system says."""
+    try:
+        with open("/proc/meminfo") as table:  # noqa: PTH123 (not a file of the user's)
+            return next(1024 * int(line.split()[1]) for line in table if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def scaled_rate(lr: float, optimizer: str, batch_size: int, base: int) -> float:
+    """The learning rate for `batch_size` where `lr` is meant for `base` clips a step.
+
+    In proportion for SGD (Goyal et al. 2017, "Accurate, large minibatch SGD"), with the square root for AdamW (Malladi
+    et al. 2022, "On the SDEs and scaling rules for adaptive gradient algorithms").
+    """
+    return lr * (batch_size / base) ** (0.5 if optimizer == "adamw" else 1.0)
