@@ -32,6 +32,7 @@ Ints = NDArray[np.integer[Any]]
 
 FRAMES_AT_ONCE = 64  # a thread of a CPU, whose cache then holds them and their spectra (2 MB at n_fft 2048)
 GPU_FRAMES_AT_ONCE = 16_384  # which bounds the memory that they take
+SINGLE_BINS = 10  # of the spectrum, under the narrowest mel band, from which on single precision is precise enough
 BANDS_AT_ONCE = 16  # on a CPU: a part of the mel bands needs but a part of the spectrum
 
 
@@ -58,6 +59,9 @@ class LogMel(nn.Module):
                 f"{config.n_mels} mel bands with n_fft {config.n_fft} at {config.sample_rate} Hz leave {empty} bands "
                 f"empty: use a larger --n-fft or fewer --n-mels"
             )
+        # In float32 the FFT's own rounding, noise some 140 dB below a frame's power, can be off by over 1e-3 dB in
+        # bands of few bins that lie 80 dB below the loudest; in wider ones it averages out.
+        self.single = int((filters > 0).sum(axis=0).min()) >= SINGLE_BINS
         # Both follow from the configuration, so no checkpoint holds them.
         self.register_buffer("filters", torch.from_numpy(filters), persistent=False)
         self.register_buffer("window", torch.hann_window(config.n_fft, dtype=torch.float64), persistent=False)
@@ -70,9 +74,7 @@ class LogMel(nn.Module):
         config = self.config
         extra = config.padded_samples - config.clip_samples
         half = config.n_fft // 2
-        # In float32 the FFT's own rounding, noise some 140 dB below a frame's power, is off by over 1e-3 dB in narrow
-        # bands that lie 80 dB below the loudest.
-        kind = torch.float64 if fast_double(wave.device) else torch.float32
+        kind = torch.float32 if self.single or not fast_double(wave.device) else torch.float64
         wave = F.pad(wave.to(kind), (extra // 2 + half, extra - extra // 2 + half))
         frames = wave.unfold(1, config.n_fft, config.hop_samples)  # (B, frames, n_fft), a view
         on_cpu = wave.device.type == "cpu"

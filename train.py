@@ -33,7 +33,17 @@ from arg import (
     run_name,
     to_plain,
 )
-from util import accuracy, clock, format_accuracy, macro_f1, pick_device, pick_precision, replacing, update_table
+from util import (
+    accuracy,
+    clock,
+    format_accuracy,
+    keep_memory,
+    macro_f1,
+    pick_device,
+    pick_precision,
+    replacing,
+    update_table,
+)
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -54,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def train(config: TrainConfig) -> None:
     """Train the folds that are asked for, one after the other; a finished one is left as it is."""
+    keep_memory()
     device = pick_device(config.gpu)
     store = open_store(config)
     folds = choose_folds(config, store)
@@ -137,34 +148,17 @@ def train_fold(
 
     `net` is an earlier fold's, which takes the place of a new one so that it is compiled only once.
     """
-    import torch
-
-    from dataset import WaveData
-    from model import Classifier, save_checkpoint, seed_key
-    from tune import compile_network, expected_seconds, pick_layout
-    from util import seed_of
+    from model import save_checkpoint
+    from tune import expected_seconds
 
     folder = fold_folder(config, run)
     started = time.monotonic()
-    torch.manual_seed(seed_of(*seed_key(run)))  # the network's initial weights
-    background = store.noise() if run.augment.background_probability else None
-    if background is not None and len(background) < store.clip_samples:
-        print("warning: no background recordings in _background_noise_, so none are mixed in", file=sys.stderr)
-    model = Classifier(run, run.weights, background)
-    shift = round(run.augment.shift_seconds * store.sample_rate)
-    data = WaveData(store, run.fold, run.optim.batch_size, seed_key(run), run.limit, shift, device)
+    model, data = make_fold(store, run, device, net)
     print(
         f"{folder.parent.name}, fold {run.fold}, {device}: {len(data.train):,} clips to train on, "
         f"{len(data.valid):,} held out, {run.optim.epochs} epochs",
         flush=True,
     )
-    model.to(device)
-    model.use_layout(pick_layout(model))
-    if net is not None:
-        net.load_state_dict(model.net.state_dict())
-        model.net = net
-    elif run.optim.compile:
-        compile_network(model)
     fit(model, data, device, folder, expected_seconds(model, data), folds_left)
     scores = predict_held_out(model, data, device, folder) if len(data.valid) else {}
     save_checkpoint(folder / "last.ckpt", run, model.state_dict(), finished=True)
@@ -174,6 +168,32 @@ def train_fold(
     said = format_accuracy(scores["accuracy"], len(data.valid)) if scores else "unknown, nothing held out"
     print(f"fold {run.fold} done in {clock(seconds)}, accuracy {said}\n  {folder / 'last.ckpt'}", flush=True)
     return model.net
+
+
+def make_fold(
+    store: Store, run: RunConfig, device: torch.device, net: nn.Module | None = None
+) -> tuple[Classifier, WaveData]:
+    """A fold's classifier, as training starts from it, and its clips, both on `device`; `net`: see `train_fold`."""
+    import torch
+
+    from dataset import WaveData
+    from model import Classifier, seed_key
+    from tune import compile_network, pick_layout
+    from util import seed_of
+
+    torch.manual_seed(seed_of(*seed_key(run)))  # the network's initial weights
+    background = store.noise() if run.augment.background_probability else None
+    if background is not None and len(background) < store.clip_samples:
+        print("warning: no background recordings in _background_noise_, so none are mixed in", file=sys.stderr)
+    model = Classifier(run, run.weights, background).to(device)
+    model.use_layout(pick_layout(model))
+    if net is not None:
+        net.load_state_dict(model.net.state_dict())
+        model.net = net
+    elif run.optim.compile:
+        compile_network(model)
+    shift = round(run.augment.shift_seconds * store.sample_rate)
+    return model, WaveData(store, run.fold, run.optim.batch_size, seed_key(run), run.limit, shift, device)
 
 
 def started_run(folder: Path, finished: bool = False) -> RunConfig | None:

@@ -34,11 +34,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from arg import FeatureConfig, PreprocessConfig, TrainConfig, parse_train
 from callback import Averaging
-from dataset import Store, WaveData
-from model import Classifier, make_optimizer, seed_key
+from dataset import Store
+from model import Classifier, make_optimizer
 from preprocess import preprocess
-from train import make_trainer, quieten, run_config
-from util import pick_device, pick_precision
+from train import make_fold, make_trainer, quieten, run_config
+from util import keep_memory, pick_device, pick_precision
 
 GSC12 = Path(__file__).parents[2] / "shared" / "data" / "gsc12"
 
@@ -52,23 +52,24 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8, help="timed steps a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--data", type=Path, help="default: ../shared/data/gsc12, else made clips")
+    parser.add_argument("-w", "--work", type=Path, help="a store that is there already, instead of --data")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     options = parser.parse_args()
     quieten()
+    keep_memory()  # for all ways: it is the process's
     with tempfile.TemporaryDirectory() as scratch:
-        root = options.data or (GSC12 if GSC12.is_dir() else make_clips(Path(scratch) / "made"))
-        preprocess(PreprocessConfig(root, Path(scratch) / "work"))
-        report(options, compare(options, Store.open(Path(scratch) / "work")))
+        work = options.work or Path(scratch) / "work"
+        if not options.work:
+            root = options.data or (GSC12 if GSC12.is_dir() else make_clips(Path(scratch) / "made"))
+            preprocess(PreprocessConfig(root, work))
+        report(options, compare(options, Store.open(work)))
 
 
 def compare(options: argparse.Namespace, store: Store) -> dict[str, list[float]]:
     """Clips a second of each way, one figure a round."""
     config = parse_train(["-t", str(options.size), "-m", options.model, "--batch-size", str(options.batch_size)])
     device = pick_device(options.gpu)
-    ways: dict[str, Callable[[int], float]] = {
-        "limit": limit(config, store, device),
-        "pipeline": pipeline(config, store, device),
-        "usual": usual(config, store, device),
-    }
+    ways = {name: WAYS[name](config, store, device) for name in options.ways}
     speeds: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(options.rounds):
         for name, way in ways.items():
@@ -84,7 +85,8 @@ def report(options: argparse.Namespace, speeds: dict[str, list[float]]) -> None:
     print(f"{'':10}{'clips/s':>10}{'min':>10}{'max':>10}")
     for name, values in speeds.items():
         print(f"{name:10}{middle[name]:>10.1f}{min(values):>10.1f}{max(values):>10.1f}")
-    ratios = {f"pipeline/{name}": round(middle["pipeline"] / middle[name], 3) for name in ("limit", "usual")}
+    others = [name for name in middle if name != "pipeline" and "pipeline" in middle]
+    ratios = {f"pipeline/{name}": round(middle["pipeline"] / middle[name], 3) for name in others}
     print(", ".join(f"{name} {ratio:.3f}" for name, ratio in ratios.items()))
     print(json.dumps({"model": options.model, "size": options.size, "clips_per_second": middle, **ratios}))
 
@@ -134,8 +136,7 @@ class Timer(pl.Callback):
 def pipeline(config: TrainConfig, store: Store, device: torch.device) -> Callable[[int], float]:
     """What train.py runs, without validation and files."""
     run = run_config(config, store, 0)
-    model = Classifier(run)
-    data = WaveData(store, 0, run.optim.batch_size, seed_key(run))
+    model, data = make_fold(store.on(device), run, device)
     batches = -(-len(data.train) // run.optim.batch_size)
     full_batches = run.optim.batch_size * batches / len(data.train)  # an epoch's batches are even, and a little smaller
 
@@ -213,6 +214,13 @@ def usual(config: TrainConfig, store: Store, device: torch.device) -> Callable[[
         return result
 
     return seconds
+
+
+WAYS: dict[str, Callable[[TrainConfig, Store, torch.device], Callable[[int], float]]] = {
+    "limit": limit,
+    "pipeline": pipeline,
+    "usual": usual,
+}
 
 
 def timed(step: Callable[[], None], steps: int, device: torch.device, warm_up: int = 2) -> float:
