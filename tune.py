@@ -114,8 +114,8 @@ def pick_layout(model: Classifier) -> torch.memory_format:
 
 def compile_network(model: Classifier) -> None:
     """Make `model.net` run through torch.compile from now on; where that does not work, say why and leave it."""
-    model.net.compile(dynamic=False)  # two sizes of batch at most
     try:
+        model.net.compile(dynamic=False)  # two sizes of batch at most
         step(model, *made_batch(model, 2, model.device))
     except Exception as error:  # whatever a compiler that is missing or too old leads to
         model.net._compiled_call_impl = None

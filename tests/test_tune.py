@@ -1,0 +1,124 @@
+"""What fits a run to the machine: the batch that fits, the rate for it, compilation, the time it takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import train
+import tune
+from arg import FULL, OptimConfig, UserError
+from dataset import Store, WaveData
+from model import Classifier, read_checkpoint
+from tests.conftest import one_error_line
+from tests.test_model import RUN
+
+CPU = torch.device("cpu")
+TRAIN = ["-t", "32", "-m", "resnet10t", "-g", "cpu", "-f", "0", "--epochs", "1"]
+
+
+@pytest.fixture(scope="module")
+def model() -> Classifier:
+    torch.manual_seed(0)
+    return Classifier(dataclasses.replace(RUN, model="resnet10t"))
+
+
+def test_the_largest_batch_leaves_steps_and_fits(model: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tune, "free_memory", lambda: 1 << 40)
+    assert tune.largest_batch(model, 10**6, CPU) == tune.LARGEST_BATCH
+    assert tune.largest_batch(model, 1000, CPU) == 32  # 1000 / 16 = 62.5
+    assert tune.largest_batch(model, 3, CPU) == 2
+    monkeypatch.setattr(tune, "free_memory", lambda: int(2 * 100 * tune.bytes_a_clip(model)))
+    assert tune.largest_batch(model, 10**6, CPU) == 64
+    monkeypatch.setattr(tune, "free_memory", lambda: 1)
+    with pytest.raises(UserError, match="not even 2 clips fit"):
+        tune.largest_batch(model, 10**6, CPU)
+
+
+def test_what_a_clip_takes_grows_with_the_feature_and_not_with_the_batch(model: Classifier) -> None:
+    few, many = (tune.bytes_a_clip(model, clips) for clips in (4, 16))
+    assert few == pytest.approx(many, rel=0.2)
+    features = dataclasses.replace(RUN.features, n_mels=64, frames=64, hop_samples=64)
+    larger = Classifier(dataclasses.replace(RUN, model="resnet10t", features=features))
+    assert tune.bytes_a_clip(larger) == pytest.approx(4 * few, rel=0.3)
+
+
+def test_rates_for_other_batches() -> None:
+    assert tune.scaled_rate(2e-3, "adamw", 256, 64) == pytest.approx(4e-3)
+    assert tune.scaled_rate(0.05, "sgd", 256, 64) == pytest.approx(0.2)
+
+
+def test_trying_things_leaves_the_run_alone(model: Classifier, store_work: Path) -> None:
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.random.get_rng_state()
+    data = WaveData(Store.open(store_work), 0, 8, (0,))
+    assert tune.expected_seconds(model, data) > 0
+    tune.largest_batch(model, 100, CPU)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_without_a_compiler_training_goes_on(
+    store_work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(self: nn.Module, **_: object) -> None:
+        def fails(*_: object) -> None:
+            raise RuntimeError("g++: not found")
+
+        self._compiled_call_impl = fails
+
+    monkeypatch.setattr(nn.Module, "compile", missing)
+    model = Classifier(dataclasses.replace(RUN, model="resnet10t"))
+    tune.compile_network(model)
+    assert "no working compiler (g++: not found)" in capsys.readouterr().err
+    assert model(torch.zeros(2, 4000)).shape == (2, 3)
+
+
+def test_the_next_fold_trains_in_the_first_ones_network(store_work: Path) -> None:
+    """So that it is compiled only once; its weights are what it would have had by itself."""
+    store = Store.open(store_work)
+    run = dataclasses.replace(RUN, model="resnet10t", classes=store.classes)
+    first, _ = train.make_fold(store, run, CPU)
+    with torch.no_grad():
+        for parameter in first.parameters():
+            parameter.add_(1)
+    alone, _ = train.make_fold(store, dataclasses.replace(run, fold=FULL), CPU)
+    second, _ = train.make_fold(store, dataclasses.replace(run, fold=FULL), CPU, first.net)
+    assert second.net is first.net
+    expected = alone.state_dict()
+    assert all(torch.equal(expected[name], value) for name, value in second.state_dict().items())
+
+
+def test_auto_batches_are_found_once_for_all_folds(
+    store_work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work = tmp_path / "work"
+    shutil.copytree(store_work, work)
+    monkeypatch.setattr(tune, "LEAST_STEPS", 2)
+    arguments = [*TRAIN, "-w", str(work), "--batch-size", "auto"]
+    assert train.main(arguments) == 0
+    assert "--batch-size auto: 8 clips a batch" in capsys.readouterr().out  # of 18, so that two steps remain
+    optim = read_checkpoint(work / "runs" / "resnet10t-32x32" / "fold0" / "last.ckpt")["config"].optim
+    assert optim.batch_size == 8
+    assert optim.lr == pytest.approx(OptimConfig().lr * (8 / OptimConfig().batch_size) ** 0.5)
+    monkeypatch.setattr(tune, "largest_batch", lambda *_: 2)
+    assert train.main([*arguments, "-f", "1"]) == 0
+    assert read_checkpoint(work / "runs" / "resnet10t-32x32" / "fold1" / "last.ckpt")["config"].optim == optim
+    assert train.main([*TRAIN, "-w", str(work), "--batch-size", "many"]) == 2
+    assert "--batch-size many" in one_error_line(capsys)
+
+
+def test_accumulated_batches_are_one_step(store_work: Path, tmp_path: Path) -> None:
+    store = Store.open(store_work)
+    optim = OptimConfig(batch_size=9, epochs=2, accumulate=2)
+    run = dataclasses.replace(RUN, model="resnet10t", classes=store.classes, optim=optim)
+    model, data = train.make_fold(store, run, CPU)
+    train.fit(model, data, CPU, tmp_path, 0.0, 1)
+    assert len(data.train_batches(0)) == 2
+    assert model.trainer.global_step == 2
