@@ -12,7 +12,7 @@ import shlex
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,12 +32,14 @@ from arg import (
     run_name,
     to_plain,
 )
+from side_by_side import train_side_by_side
 from util import accuracy, clock, format_accuracy, macro_f1, pick_device, pick_precision, replacing, update_table
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
     import torch
 
+    from callback import Progress, Report
     from dataset import Store, WaveData
     from model import Classifier
 
@@ -50,15 +52,19 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def train(config: TrainConfig) -> None:
-    """Train the folds that are asked for, one after the other; a finished one is left as it is."""
-    device = pick_device(config.gpu)
+    """Train the folds that are asked for, one after the other on each device; a finished one is left as it is."""
+    devices = [pick_device(gpu) for gpu in config.gpus or (None,)]
     store = open_store(config)
     folds = choose_folds(config, store)
     first = run_config(config, store, folds[0])
     runs = [dataclasses.replace(first, fold=fold) for fold in folds]
     runs = [run for run in runs if must_train(run, fold_folder(config, run), config.restart)]
-    for position, run in enumerate(runs):
-        train_fold(config, store, run, device, folds_left=len(runs) - position)
+    if len(devices) == 1:
+        for position, run in enumerate(runs):
+            train_fold(config, store, run, devices[0], folds_left=len(runs) - position)
+    elif runs and (failed := train_side_by_side(config, runs, [str(device) for device in devices])):
+        which = ",".join(map(str, failed))
+        raise UserError(f"not trained: fold {which}; this trains what is missing: {with_folds(config.command, which)}")
     conclude(config, [dataclasses.replace(first, fold=fold) for fold in range(store.folds)])
 
 
@@ -105,10 +111,18 @@ def fold_folder(config: TrainConfig, run: RunConfig) -> Path:
     return config.work / "runs" / name / f"fold{run.fold}"
 
 
-def train_fold(config: TrainConfig, store: Store, run: RunConfig, device: torch.device, folds_left: int) -> None:
-    """Train one fold, predict what it held out, and record both."""
+def train_fold(
+    config: TrainConfig,
+    store: Store,
+    run: RunConfig,
+    device: torch.device,
+    folds_left: int = 1,
+    report: Callable[[Report], None] | None = None,
+) -> dict[str, float]:
+    """Train one fold, predict what it held out, record both, and return the held-out scores, if any."""
     import torch
 
+    from callback import Progress
     from dataset import WaveData
     from model import Classifier, save_checkpoint, seed_key
     from util import seed_of
@@ -126,7 +140,7 @@ def train_fold(config: TrainConfig, store: Store, run: RunConfig, device: torch.
         f"{len(data.valid):,} held out, {run.optim.epochs} epochs",
         flush=True,
     )
-    fit(model, data, device, folder, folds_left)
+    fit(model, data, device, folder, Progress(folds_left, report))
     scores = predict_held_out(model, data, device, folder) if len(data.valid) else {}
     save_checkpoint(folder / "last.ckpt", run, model.state_dict(), finished=True)
     seconds = time.monotonic() - started
@@ -134,6 +148,7 @@ def train_fold(config: TrainConfig, store: Store, run: RunConfig, device: torch.
     update_table(folder.parents[1] / "summary.csv", row | {"command": config.command}, key=("run", "fold"))
     said = format_accuracy(scores["accuracy"], len(data.valid)) if scores else "unknown, nothing held out"
     print(f"fold {run.fold} done in {clock(seconds)}, accuracy {said}\n  {folder / 'last.ckpt'}", flush=True)
+    return scores
 
 
 def finished_run(folder: Path) -> RunConfig | None:
@@ -173,15 +188,15 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return result
 
 
-def fit(model: Classifier, data: WaveData, device: torch.device, folder: Path, folds_left: int) -> None:
+def fit(model: Classifier, data: WaveData, device: torch.device, folder: Path, progress: Progress) -> None:
     """Run the training loop; the averaged weights are left in the model, the fold's files in `folder`."""
     import torch
 
-    from callback import Averaging, Progress, RunFiles
+    from callback import Averaging, RunFiles
 
     optim = model.config.optim
     averaging = Averaging(optim.ema_decay, device) if optim.ema_decay else None
-    callbacks: list[pl.Callback] = [Progress(folds_left), RunFiles(folder, averaging)]
+    callbacks: list[pl.Callback] = [progress, RunFiles(folder, averaging)]
     trainer = make_trainer(
         optim,
         device,
@@ -254,8 +269,7 @@ def conclude(config: TrainConfig, runs: Sequence[RunConfig]) -> None:
     missing = [str(run.fold) for run, folder in zip(runs, folders, strict=True) if finished_run(folder) != run]
     full = config.folds == (FULL,)
     if missing and not full:
-        others = re.sub(r"\s(-f ?|--fold[ =])\S+", "", config.command or "python train.py")
-        print(f"next: {others} -f {','.join(missing)}")
+        print(f"next: {with_folds(config.command, ','.join(missing))}")
         return
     if not full:
         parts = [np.load(folder / "oof.npz") for folder in folders]
@@ -268,6 +282,11 @@ def conclude(config: TrainConfig, runs: Sequence[RunConfig]) -> None:
     options += ["-t", str(n_mels)] if n_mels == frames else ["--n-mels", str(n_mels), "--frames", str(frames)]
     options += ["-m", config.model] + (["--tag", config.tag] if config.tag else [])
     print(f"next: python inference.py {shlex.join(options)} -f {FULL if full else len(runs)} -a y")
+
+
+def with_folds(command: str, folds: str) -> str:
+    """A train.py command for other folds."""
+    return re.sub(r"\s(-f ?|--fold[ =])\S+", "", command or "python train.py") + f" -f {folds}"
 
 
 def quieten() -> None:
