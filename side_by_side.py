@@ -251,8 +251,8 @@ def _work(connection: multiprocessing.connection.Connection, config: TrainConfig
             send(Done(scores.get("accuracy")))
     except (UserError, OSError) as error:
         send(Failed(str(error), ""))
-    except (KeyboardInterrupt, SystemExit):
-        pass  # the parent asked for it
+    except (KeyboardInterrupt, SystemExit):  # asked to stop, most likely by the parent
+        sys.exit(130)
     except BaseException as error:
         line = (str(error).strip() or "no message").splitlines()[0]
         send(Failed(f"{type(error).__name__}: {line}", traceback.format_exc()))
@@ -279,19 +279,14 @@ class _Forwarded(io.TextIOBase):
 
 def seconds_left(jobs: Sequence[Job], devices: int, now: float) -> float | None:
     """Until the last fold is done, waiting ones taking as long as the others on average; None: nothing known yet."""
-    lefts = [job.seconds_left(now) for job in jobs if job.state == "training"]
     known = [job.seconds for job in jobs if job.state == "done"]
-    for job in jobs:
-        left = job.seconds_left(now)
-        if job.state == "training" and left is not None:
-            known.append(now - job.started + left)
-    if not known:
+    training = [(now - job.started, job.seconds_left(now)) for job in jobs if job.state == "training"]
+    known += [past + left for past, left in training if left is not None]
+    if not known or not devices:
         return None
     typical = sum(known) / len(known)
-    busy = [typical if left is None else left for left in lefts]
-    busy += [0.0] * (devices - len(busy))
-    if not busy:
-        return None
+    busy = [max(0.0, typical - past) if left is None else left for past, left in training]
+    busy += [0.0] * (devices - len(busy))  # from when on a device is free
     heapq.heapify(busy)
     for job in jobs:
         if job.state == "waiting":
@@ -307,12 +302,14 @@ def summary(jobs: Sequence[Job], devices: int, now: float) -> str:
     left = seconds_left(jobs, devices, now)
     if left is not None and ("training" in states or "waiting" in states):
         parts.append(f"about {clock(left)} left")
+    elif started := [job.started for job in jobs if job.device]:
+        parts.append(f"{clock(now - min(started))} so far")
     return ", ".join(parts)
 
 
 def table_lines(jobs: Sequence[Job], now: float, width: int) -> list[str]:
-    """A heading and a row a fold, none longer than `width` where that is 78 or more."""
-    wide = min(40, max(17, width - 61))
+    """A heading and a row a fold, shorter than `width` where that is 80 or more: a full line may wrap."""
+    wide = min(40, max(17, width - 63))
     row = "{:<4}  {:<6}  {:<%d}  {:>7}  {:>5}  {:>8}  {:>7}  {:>11}" % wide  # noqa: UP031 (braces are doubled enough)
     lines = [row.format("fold", "device", "state", "epoch", "loss", "held out", "clips/s", "time left")]
     for job in jobs:
@@ -331,7 +328,7 @@ def table_lines(jobs: Sequence[Job], now: float, width: int) -> list[str]:
             state = f"{job.state}, {clock(job.seconds)}"
         if report is not None:
             epoch = f"{report.epoch}/{report.epochs}"
-            loss = f"{report.scores['train_loss']:.3f}" if "train_loss" in report.scores else ""
+            loss = f"{report.scores['train_loss']:.3f}"[:5] if "train_loss" in report.scores else ""
             held_out = f"{report.scores['valid_accuracy']:.4f}" if "valid_accuracy" in report.scores else ""
         if job.accuracy is not None:
             held_out = f"{job.accuracy:.4f}"
@@ -372,7 +369,7 @@ class Table:
         rows = table_lines(self._jobs, time.monotonic(), width)
         if len(rows) > height - 2:  # the screen holds no more: those under way matter most
             rows = [rows[0], *(row for row, job in zip(rows[1:], self._jobs, strict=True) if job.state == "training")]
-        lines = [line[:width] for line in [heading, *rows[: height - 2]]]
+        lines = [line[: width - 1] for line in [heading, *rows[: height - 2]]]
         if lines != self._drawn:
             up = f"\x1b[{len(self._drawn)}F" if self._drawn else ""
             self._stream.write(up + "".join(f"{line}\x1b[K\n" for line in lines) + "\x1b[J")
