@@ -132,7 +132,6 @@ class Progress(pl.Callback):
         left = (time.monotonic() - self.started) / done * (epochs - done)
         self.bar.write(line + (f", {clock(left)} left" if left else ""), file=sys.stdout)
         sys.stdout.flush()
-
         if self.report:
             self._report(trainer, model)
 
@@ -141,7 +140,7 @@ class Progress(pl.Callback):
         assert self.report is not None
         self.reported = time.monotonic()
         steps, done = int(trainer.estimated_stepping_batches), trainer.global_step
-        left = (self.reported - self.started) / done * (steps - done)
+        left = (self.reported - self.started) / max(1, done) * (steps - done)
         scores = model.running_scores() | model.held_out_scores
         epochs = model.config.optim.epochs
         self.report(Report(done, steps, trainer.current_epoch + 1, epochs, scores, self.clips_per_second, left))

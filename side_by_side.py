@@ -125,7 +125,7 @@ def train_side_by_side(config: TrainConfig, runs: Sequence[RunConfig], devices: 
     waiting = deque(jobs)
     workers: list[Worker] = []
     table = Table(jobs)
-    said = f"{len(jobs)} folds on {', '.join(devices)}; threads for each: {threads}"
+    said = f"{len(jobs)} fold{'s' if len(jobs) > 1 else ''} on {', '.join(devices)}; threads for each: {threads}"
     spare = len(devices) - len(jobs)
     print(said + (f"; fewer folds than devices: {spare} of these stay idle" if spare > 0 else ""), flush=True)
 
@@ -189,7 +189,7 @@ def train_side_by_side(config: TrainConfig, runs: Sequence[RunConfig], devices: 
                     table.say(f"stopping, within {GRACE_SECONDS:.0f} s; once more ends it at once\n", error=True)
                     for worker in workers:
                         worker.process.terminate()
-                if len(stops) > 1 or (stopping_since and time.monotonic() - stopping_since > GRACE_SECONDS):
+                if len(stops) > 1 or (stopping_since is not None and time.monotonic() - stopping_since > GRACE_SECONDS):
                     for worker in workers:
                         worker.process.kill()
                 table.draw(summary(jobs, len(workers), time.monotonic()))

@@ -32,7 +32,6 @@ from arg import (
     run_name,
     to_plain,
 )
-from side_by_side import train_side_by_side
 from util import accuracy, clock, format_accuracy, macro_f1, pick_device, pick_precision, replacing, update_table
 
 if TYPE_CHECKING:
@@ -53,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def train(config: TrainConfig) -> None:
     """Train the folds that are asked for, one after the other on each device; a finished one is left as it is."""
+    from side_by_side import train_side_by_side
+
     devices = [pick_device(gpu) for gpu in config.gpus or (None,)]
     store = open_store(config)
     folds = choose_folds(config, store)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import multiprocessing
 import os
 import queue
 import sys
@@ -251,6 +250,8 @@ def prefetched(items: Iterable[Item], ahead: int = 2) -> Generator[Item, None, N
 
 def end_with_parent() -> None:
     """Make this process, one of multiprocessing's, end with the one that started it, also where that is killed."""
+    import multiprocessing
+
     parent = multiprocessing.parent_process()
     assert parent is not None
 
