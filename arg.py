@@ -238,7 +238,7 @@ class TrainConfig:
     augment: AugmentConfig
     optim: OptimConfig
     folds: tuple[Fold, ...] | None  # None: all
-    gpu: str | None  # an index or "cpu"; None: a GPU where there is one
+    gpus: tuple[str, ...] | None  # an index or "cpu" for each fold at a time; None: one GPU where there is one
     seed: int = 0
     tag: str = ""
     weights: Path | None = None
@@ -302,7 +302,7 @@ class _Help(argparse.HelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""
-        told = action.default in (None, False, "", []) or "default" in text
+        told = action.default in (None, False, "", [], argparse.SUPPRESS) or "default" in text
         return text if told else f"{text} (default: %(default)s)"
 
 
@@ -320,10 +320,6 @@ def _add_size(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("-t", "--size", type=int, default=64, metavar="N", help="mel bands and frames of the feature")
     parser.add_argument("--n-mels", type=int, metavar="N", help="mel bands, where they differ from --size")
     parser.add_argument("--frames", type=int, metavar="N", help="frames, where they differ from --size")
-
-
-def _add_gpu(parser: argparse._ActionsContainer) -> None:
-    parser.add_argument("-g", "--gpu", metavar="G", help="index of a GPU, or cpu; default: a GPU where there is one")
 
 
 def parse_preprocess(argv: Sequence[str] | None = None) -> PreprocessConfig:
@@ -392,7 +388,13 @@ def parse_train(argv: Sequence[str] | None = None) -> TrainConfig:
     what.add_argument(
         "-f", "--fold", default="all", metavar="F", help="an index, a list (0,2), all, or full (every clip)"
     )
-    _add_gpu(what)
+    what.add_argument(
+        "-g",
+        "--gpu",
+        metavar="G",
+        help="index of a GPU, or cpu; a list (0,1,2 or cpu,cpu): as many folds side by side, a process each; "
+        "default: a GPU where there is one",
+    )
     what.add_argument("--tag", default="", help="ends the run's name: another setting beside the first")
     what.add_argument("--limit", type=int, default=0, metavar="N", help="use N training clips, a dry run; default: all")
     what.add_argument("--restart", action="store_true", help="train a finished fold again")
@@ -483,7 +485,7 @@ def parse_train(argv: Sequence[str] | None = None) -> TrainConfig:
             deterministic=a.deterministic,
         ),
         folds=_folds(a.fold),
-        gpu=a.gpu,
+        gpus=_gpus(a.gpu),
         seed=a.seed,
         tag=a.tag,
         weights=a.weights,
@@ -509,6 +511,16 @@ def _folds(text: str) -> tuple[Fold, ...] | None:
     return folds
 
 
+def _gpus(text: str | None) -> tuple[str, ...] | None:
+    """-g of train.py; which GPUs there are is found out later."""
+    if text is None:
+        return None
+    gpus = tuple(text.split(","))
+    indices = all(gpu.isdecimal() for gpu in gpus)
+    _require(indices or set(gpus) == {"cpu"}, f"-g {text}: use an index (0), a list (0,1,2), cpu, or cpu,cpu")
+    return gpus
+
+
 def parse_inference(argv: Sequence[str] | None = None) -> InferenceConfig:
     parser = _parser(
         "inference.py",
@@ -522,7 +534,7 @@ def parse_inference(argv: Sequence[str] | None = None) -> InferenceConfig:
     parser.add_argument("--tag", default="", help="of the runs")
     parser.add_argument("--runs", nargs="+", metavar="RUN", help="folders under runs/, instead of -t, -m and --tag")
     parser.add_argument("-f", "--folds", default="5", metavar="N", help="folds 0 to N-1, or full")
-    _add_gpu(parser)
+    parser.add_argument("-g", "--gpu", metavar="G", help="index of a GPU, or cpu; default: a GPU where there is one")
     parser.add_argument("-a", "--tta", choices=("y", "n"), default="y", help="average four views of each clip")
     parser.add_argument("-o", "--output", type=Path, default=Path("submission.csv"), metavar="CSV", help="to write")
     parser.add_argument(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pytorch_lightning as pl
@@ -57,22 +58,44 @@ class Averaging(WeightAveraging):
         return state
 
 
+class Report(NamedTuple):
+    """How far a fold is."""
+
+    step: int  # steps done, of `steps`
+    steps: int
+    epoch: int  # the one under way or just done, of `epochs`
+    epochs: int
+    scores: dict[str, float]  # of the epoch so far; held out: of the last one validated
+    clips_per_second: float  # trained on, in this epoch; 0: not known yet
+    seconds_left: float
+
+
 class Progress(pl.Callback):
     """How long it will take, then loss, accuracy and the time left: a bar on a terminal, else a line an epoch.
 
-    `expected` seconds are what the fold will take, `folds_left` counts it and those to come after it.
+    `expected` seconds are what the fold will take, `folds_left` counts it and those to come after it in the same
+    command. `report` is told every REPORT_SECONDS, and after each epoch.
     """
 
-    def __init__(self, expected: float, folds_left: int = 1) -> None:
+    REPORT_SECONDS = 0.5  # seldom enough that waiting for a GPU's running scores costs nothing
+
+    def __init__(self, expected: float, folds_left: int = 1, report: Callable[[Report], None] | None = None) -> None:
         self.expected = expected
         self.folds_left = folds_left
+        self.report = report
+        self.reported = 0.0
+        self.epoch_started = 0.0
+        self.clips_per_second = 0.0
         self.bar: Any = None
         self.started = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
         assert isinstance(model, Classifier)
         more = f", {clock(self.expected * self.folds_left)} for {self.folds_left} folds" if self.folds_left > 1 else ""
-        print(f"expected time: {clock(self.expected)}{more}", flush=True)
+        print(f"fold {model.config.fold}, expected time: {clock(self.expected)}{more}", flush=True)
+        if self.report:
+            steps, epochs = int(trainer.estimated_stepping_batches), model.config.optim.epochs
+            self.report(Report(0, steps, 1, epochs, {}, 0.0, self.expected))
         self.started = time.monotonic()
         self.bar = tqdm(
             total=int(trainer.estimated_stepping_batches),
@@ -83,8 +106,18 @@ class Progress(pl.Callback):
             disable=not sys.stderr.isatty(),
         )
 
-    def on_train_batch_end(self, trainer: pl.Trainer, model: pl.LightningModule, *_: Any) -> None:
+    def on_train_epoch_start(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
+        self.epoch_started = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, model: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         self.bar.update()
+        now = time.monotonic()
+        if self.report and now - self.reported >= self.REPORT_SECONDS:
+            clips = len(trainer.datamodule.train) * (batch_idx + 1) / trainer.num_training_batches  # type: ignore[attr-defined]
+            self.clips_per_second = clips / (now - self.epoch_started)
+            self._report(trainer, model)
         if not self.bar.disable and trainer.global_step % 10 == 0:
             assert isinstance(model, Classifier)
             scores = model.running_scores()
@@ -100,6 +133,18 @@ class Progress(pl.Callback):
         left = (time.monotonic() - self.started) / done * (epochs - done)
         self.bar.write(line + (f", {clock(left)} left" if left else ""), file=sys.stdout)
         sys.stdout.flush()
+        if self.report:
+            self._report(trainer, model)
+
+    def _report(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
+        assert isinstance(model, Classifier)
+        assert self.report is not None
+        self.reported = time.monotonic()
+        steps, done = int(trainer.estimated_stepping_batches), trainer.global_step
+        left = (self.reported - self.started) / max(1, done) * (steps - done)
+        scores = model.running_scores() | model.held_out_scores
+        epochs = model.config.optim.epochs
+        self.report(Report(done, steps, trainer.current_epoch + 1, epochs, scores, self.clips_per_second, left))
 
     def teardown(self, trainer: pl.Trainer, model: pl.LightningModule, stage: str) -> None:
         if self.bar is not None:

@@ -18,7 +18,6 @@ import shutil
 import signal
 import sys
 import tempfile
-import threading
 import time
 import warnings
 from collections import Counter, deque
@@ -33,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arg import PreprocessConfig, UserError, command, parse_preprocess
-from util import clock, locked, progress, replacing
+from util import clock, end_with_parent, locked, progress, replacing
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -299,14 +298,7 @@ def _start_process() -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def end_with_parent() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    end_with_parent()
 
 
 def _chunks(files: Iterable[File]) -> Iterator[list[str]]:

@@ -13,9 +13,9 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
+    from callback import Progress, Report
     from dataset import Clips, Store, WaveData
     from model import Classifier
 
@@ -63,20 +64,28 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def train(config: TrainConfig) -> None:
-    """Train the folds that are asked for, one after the other; a finished one is left as it is."""
+    """Train the folds that are asked for, one after the other on each device; a finished one is left as it is."""
+    from side_by_side import train_side_by_side
+
     keep_memory()
-    device = pick_device(config.gpu)
+    devices = [pick_device(gpu) for gpu in config.gpus or (None,)]
     store = open_store(config)
     folds = choose_folds(config, store)
     first = run_config(config, store, folds[0])
     if config.auto_batch:
-        first = with_largest_batch(config, first, store, device)
+        first = with_largest_batch(config, first, store, devices[0])
     runs = [dataclasses.replace(first, fold=fold) for fold in folds]
     runs = [run for run in runs if must_train(run, fold_folder(config, run), config.restart)]
-    store = store.on(device) if runs else store
-    net = None  # the first fold's, compiled once for all
-    for position, run in enumerate(runs):
-        net = train_fold(config, store, run, device, len(runs) - position, net)
+    if len(devices) > 1:
+        if runs and (failed := train_side_by_side(config, runs, [str(device) for device in devices])):
+            which = ",".join(map(str, failed))
+            again = with_folds(config.command, which)
+            raise UserError(f"not trained: fold {which}; this trains what is missing: {again}")
+    elif runs:
+        store = store.on(devices[0])
+        net = None  # the first fold's, compiled once for all
+        for position, run in enumerate(runs):
+            net = train_fold(config, store, run, devices[0], len(runs) - position, net=net).net
     conclude(config, [dataclasses.replace(first, fold=fold) for fold in range(store.folds)])
 
 
@@ -141,13 +150,27 @@ def with_largest_batch(config: TrainConfig, run: RunConfig, store: Store, device
     return dataclasses.replace(run, optim=dataclasses.replace(optim, batch_size=size, lr=lr))
 
 
+class Trained(NamedTuple):
+    """What a fold's training gave."""
+
+    net: nn.Module
+    scores: dict[str, float]  # held out; empty where nothing was
+
+
 def train_fold(
-    config: TrainConfig, store: Store, run: RunConfig, device: torch.device, folds_left: int, net: nn.Module | None
-) -> nn.Module:
-    """Train one fold, predict what it held out, and record both; returns the network.
+    config: TrainConfig,
+    store: Store,
+    run: RunConfig,
+    device: torch.device,
+    folds_left: int = 1,
+    report: Callable[[Report], None] | None = None,
+    net: nn.Module | None = None,
+) -> Trained:
+    """Train one fold, predict what it held out, and record both.
 
     `net` is an earlier fold's, which takes the place of a new one so that it is compiled only once.
     """
+    from callback import Progress
     from model import save_checkpoint
     from tune import expected_seconds
 
@@ -159,7 +182,7 @@ def train_fold(
         f"{len(data.valid):,} held out, {run.optim.epochs} epochs",
         flush=True,
     )
-    fit(model, data, device, folder, expected_seconds(model, data), folds_left)
+    fit(model, data, device, folder, Progress(expected_seconds(model, data), folds_left, report))
     scores = predict_held_out(model, data, device, folder) if len(data.valid) else {}
     save_checkpoint(folder / "last.ckpt", run, model.state_dict(), finished=True)
     seconds = time.monotonic() - started
@@ -167,7 +190,7 @@ def train_fold(
     update_table(folder.parents[1] / "summary.csv", row | {"command": config.command}, key=("run", "fold"))
     said = format_accuracy(scores["accuracy"], len(data.valid)) if scores else "unknown, nothing held out"
     print(f"fold {run.fold} done in {clock(seconds)}, accuracy {said}\n  {folder / 'last.ckpt'}", flush=True)
-    return model.net
+    return Trained(model.net, scores)
 
 
 def make_fold(
@@ -189,7 +212,7 @@ def make_fold(
     model.use_layout(pick_layout(model))
     if net is not None:
         net.load_state_dict(model.net.state_dict())
-        model.net = net
+        model.net = net.train()
     elif run.optim.compile:
         compile_network(model)
     shift = round(run.augment.shift_seconds * store.sample_rate)
@@ -237,17 +260,15 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return result
 
 
-def fit(
-    model: Classifier, data: WaveData, device: torch.device, folder: Path, expected: float, folds_left: int
-) -> None:
+def fit(model: Classifier, data: WaveData, device: torch.device, folder: Path, progress: Progress) -> None:
     """Run the training loop; the averaged weights are left in the model, the fold's files in `folder`."""
     import torch
 
-    from callback import Averaging, Progress, RunFiles
+    from callback import Averaging, RunFiles
 
     optim = model.config.optim
     averaging = Averaging(optim.ema_decay, device) if optim.ema_decay else None
-    callbacks: list[pl.Callback] = [Progress(expected, folds_left), RunFiles(folder, averaging)]
+    callbacks: list[pl.Callback] = [progress, RunFiles(folder, averaging)]
     trainer = make_trainer(
         optim,
         device,
@@ -344,8 +365,7 @@ def conclude(config: TrainConfig, runs: Sequence[RunConfig]) -> None:
     missing = [str(run.fold) for run, folder in zip(runs, folders, strict=True) if finished_run(folder) != run]
     full = config.folds == (FULL,)
     if missing and not full:
-        others = re.sub(r"\s(-f ?|--fold[ =])\S+", "", config.command or "python train.py")
-        print(f"next: {others} -f {','.join(missing)}")
+        print(f"next: {with_folds(config.command, ','.join(missing))}")
         return
     if not full:
         right = np.concatenate([out_of_fold_hits(folder / "oof.npz") for folder in folders])
@@ -363,6 +383,11 @@ def out_of_fold_hits(path: Path) -> NDArray[np.bool_]:
     with np.load(path) as part:
         right: NDArray[np.bool_] = part["probabilities"].mean(0).argmax(1) == part["target"]
         return right
+
+
+def with_folds(command: str, folds: str) -> str:
+    """A train.py command for other folds."""
+    return re.sub(r"\s(-f ?|--fold[ =])\S+", "", command or "python train.py") + f" -f {folds}"
 
 
 def quieten() -> None:

@@ -267,6 +267,23 @@ def prefetched(items: Iterable[Item], ahead: int = 2) -> Generator[Item, None, N
         thread.join()
 
 
+# --------------------------------------------------------------------------------------------------- processes
+
+
+def end_with_parent() -> None:
+    """Make this process, one of multiprocessing's, end with the one that started it, also where that is killed."""
+    import multiprocessing
+
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, name="end with parent", daemon=True).start()
+
+
 # ---------------------------------------------------------------------------------------------------- progress
 
 

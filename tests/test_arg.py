@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ def test_the_documented_commands_parse() -> None:
     trained = arg.parse_train(["-t", "224", "-m", "dla60_res2next", "-f", "0", "-g", "0"])
     labelled = arg.parse_inference(["-t", "224", "-m", "dla60_res2next", "-f", "5", "-a", "y"])
     assert (prepared.input_path, prepared.folds, prepared.work) == (Path("DATASET"), 5, Path("work"))
-    assert (trained.model, trained.folds, trained.gpu) == ("dla60_res2next", (0,), "0")
+    assert (trained.model, trained.folds, trained.gpus) == ("dla60_res2next", (0,), ("0",))
     assert (trained.features.n_mels, trained.features.frames) == (224, 224)
     assert labelled.runs == ("dla60_res2next-224x224",)
     assert labelled.folds == (0, 1, 2, 3, 4)
@@ -75,6 +76,13 @@ def test_an_unknown_flag_is_one_line_that_points_to_the_help(capsys: pytest.Capt
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
     assert all(line.startswith("error: unrecognized") and "-h" in line for line in lines)
+
+
+@pytest.mark.parametrize("parse", [arg.parse_preprocess, arg.parse_train, arg.parse_inference])
+def test_help_lists_the_options(parse: Callable[[list[str]], object], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        parse(["-h"])
+    assert "--seed" in (out := capsys.readouterr().out) or "--tta" in out
 
 
 @pytest.mark.parametrize(("frames", "hop"), [(32, 517), (64, 254), (128, 126), (224, 72)])

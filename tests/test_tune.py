@@ -13,6 +13,7 @@ from torch import nn
 import train
 import tune
 from arg import FULL, OptimConfig, UserError
+from callback import Progress
 from dataset import Store, WaveData
 from model import Classifier, read_checkpoint
 from tests.conftest import one_error_line
@@ -89,8 +90,9 @@ def test_the_next_fold_trains_in_the_first_ones_network(store_work: Path) -> Non
         for parameter in first.parameters():
             parameter.add_(1)
     alone, _ = train.make_fold(store, dataclasses.replace(run, fold=FULL), CPU)
-    second, _ = train.make_fold(store, dataclasses.replace(run, fold=FULL), CPU, first.net)
+    second, _ = train.make_fold(store, dataclasses.replace(run, fold=FULL), CPU, first.net.eval())
     assert second.net is first.net
+    assert second.net.training
     expected = alone.state_dict()
     assert all(torch.equal(expected[name], value) for name, value in second.state_dict().items())
 
@@ -119,6 +121,6 @@ def test_accumulated_batches_are_one_step(store_work: Path, tmp_path: Path) -> N
     optim = OptimConfig(batch_size=9, epochs=2, accumulate=2)
     run = dataclasses.replace(RUN, model="resnet10t", classes=store.classes, optim=optim)
     model, data = train.make_fold(store, run, CPU)
-    train.fit(model, data, CPU, tmp_path, 0.0, 1)
+    train.fit(model, data, CPU, tmp_path, Progress(0.0))
     assert len(data.train_batches(0)) == 2
     assert model.trainer.global_step == 2

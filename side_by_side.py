@@ -1,0 +1,379 @@
+"""Several folds at a time: a process for each device, folds handed out one by one, and one table of progress.
+
+A process ends when this one does, also when this one is killed. torch is imported in functions, since a new process
+imports this module before it can answer anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import io
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
+
+from arg import Fold, RunConfig, TrainConfig, UserError
+from util import clock, end_with_parent, keep_memory
+
+if TYPE_CHECKING:
+    from callback import Report
+
+TICK_SECONDS = 0.25  # between two looks at signals and two drawings of the table
+GRACE_SECONDS = 60.0  # that a fold has to stop by itself
+
+
+@dataclass
+class Job:
+    """A fold, and how far it is."""
+
+    run: RunConfig
+    state: str = "waiting"  # then "training", and in the end "done", "failed" or "stopped"
+    device: str = ""
+    started: float = 0.0  # by time.monotonic()
+    seconds: float = 0.0  # that it took
+    report: Report | None = None  # the last one
+    reported: float = 0.0  # when that came
+    accuracy: float | None = None  # held out, of all views
+
+    def seconds_left(self, now: float) -> float | None:
+        return None if self.report is None else max(0.0, self.report.seconds_left - (now - self.reported))
+
+
+class Line(NamedTuple):
+    """What a process printed, with its newlines."""
+
+    text: str
+    error: bool  # to stderr
+
+
+class Done(NamedTuple):
+    """A fold is finished."""
+
+    accuracy: float | None
+
+
+class Failed(NamedTuple):
+    """A fold cannot be trained."""
+
+    line: str
+    traceback: str  # empty for what the user can mend
+
+
+class Worker:
+    """A process that trains one fold after another on one device."""
+
+    def __init__(self, config: TrainConfig, device: str, threads: int) -> None:
+        spawn = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA
+        self.device = device
+        self.job: Job | None = None
+        self.broken = False  # what went wrong may lie with the device
+        self.connection, theirs = spawn.Pipe()
+        self.process = spawn.Process(target=_work, args=(theirs, config, device, threads))
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: a Ctrl-C is for the parent alone
+        try:
+            self.process.start()
+        finally:
+            signal.signal(signal.SIGINT, before)
+        theirs.close()  # so that its end is noticed here
+
+    def hand(self, job: Job | None) -> None:
+        """Let it train `job`, or end."""
+        self.job = job
+        if job is not None:
+            job.state, job.device, job.started = "training", self.device, time.monotonic()
+        with contextlib.suppress(OSError):  # it has died, which is noticed where it is listened to
+            self.connection.send(job.run if job else None)
+
+    def died_of(self) -> str:
+        """The end of a process that did not say why, in words."""
+        code = self.process.exitcode or 0
+        if code >= 0:
+            return f"its process ended with status {code}"
+        name = signal.Signals(-code).name
+        hint = ", perhaps for want of memory: use fewer devices at a time" if name == "SIGKILL" else ""
+        return f"its process was ended by {name}{hint}"
+
+
+def train_side_by_side(config: TrainConfig, runs: Sequence[RunConfig], devices: Sequence[str]) -> list[Fold]:
+    """Train `runs`, as many at a time as there are devices, and return the folds that are not trained in the end.
+
+    A fold that fails does not stop the others. A device takes no further fold after a failure that may be its own.
+    Results are those of training one by one with as many threads as each process gets here: its share of those that
+    torch would use, which hangs on the number of devices alone.
+
+    SIGINT and SIGTERM are passed on, so that folds stop in a good state, and KeyboardInterrupt is raised then; a
+    second one ends the processes at once.
+    """
+    import torch
+
+    from model import Classifier
+
+    Classifier(runs[0], runs[0].weights)  # what is wrong with network or weights is better said once, before the start
+    threads = max(1, torch.get_num_threads() // len(devices))
+    jobs = [Job(run) for run in runs]
+    waiting = deque(jobs)
+    workers: list[Worker] = []
+    table = Table(jobs)
+    said = f"{len(jobs)} fold{'s' if len(jobs) > 1 else ''} on {', '.join(devices)}; threads for each: {threads}"
+    spare = len(devices) - len(jobs)
+    print(said + (f"; fewer folds than devices: {spare} of these stay idle" if spare > 0 else ""), flush=True)
+
+    def start(device: str) -> None:
+        workers.append(Worker(config, device, threads))
+        workers[-1].hand(waiting.popleft())
+
+    def end(job: Job, state: str, why: str = "") -> None:
+        job.state, job.seconds = state, time.monotonic() - job.started
+        if why:
+            table.say(f"fold {job.run.fold} {state} on {job.device}: {why}\n", error=True)
+        table.say(f"{summary(jobs, len(workers), time.monotonic())}\n")
+
+    def hear(worker: Worker, message: object) -> None:
+        job = worker.job
+        if isinstance(message, Line):
+            table.say(*message)
+        elif job is None:
+            return
+        elif isinstance(message, Done):
+            job.accuracy = message.accuracy
+            end(job, "done")
+            worker.hand(waiting.popleft() if waiting and not stops else None)
+        elif isinstance(message, Failed):
+            worker.job, worker.broken = None, bool(message.traceback)
+            table.say(message.traceback, error=True)
+            end(job, "failed", message.line)
+        else:
+            job.report, job.reported = message, time.monotonic()  # type: ignore[assignment]
+
+    def bury(worker: Worker) -> None:
+        workers.remove(worker)
+        worker.process.join()
+        worker.connection.close()
+        if worker.job is not None and worker.job.state == "training":
+            worker.broken = True
+            if stops:
+                end(worker.job, "stopped")
+            else:
+                end(worker.job, "failed", worker.died_of())
+        if waiting and not worker.broken and not stops:
+            start(worker.device)
+
+    with _noted_signals() as stops, table:
+        stopping_since = None
+        try:
+            for device in devices[: len(jobs)]:
+                start(device)
+            while workers:
+                by_connection: dict[Any, Worker] = {worker.connection: worker for worker in workers}
+                for connection in multiprocessing.connection.wait(list(by_connection), TICK_SECONDS):
+                    worker = by_connection[connection]
+                    try:
+                        message = worker.connection.recv()
+                    except (EOFError, OSError):
+                        bury(worker)
+                    else:
+                        hear(worker, message)
+                if stops and stopping_since is None:
+                    stopping_since = time.monotonic()
+                    table.say(f"stopping, within {GRACE_SECONDS:.0f} s; once more ends it at once\n", error=True)
+                    for worker in workers:
+                        worker.process.terminate()
+                if len(stops) > 1 or (stopping_since is not None and time.monotonic() - stopping_since > GRACE_SECONDS):
+                    for worker in workers:
+                        worker.process.kill()
+                table.draw(summary(jobs, len(workers), time.monotonic()))
+        finally:
+            for worker in workers:
+                worker.process.kill()
+                worker.process.join()
+    if stops:
+        raise KeyboardInterrupt
+    return [job.run.fold for job in jobs if job.state != "done"]
+
+
+@contextlib.contextmanager
+def _noted_signals() -> Iterator[list[int]]:
+    """SIGINT and SIGTERM do nothing but add to the list."""
+    noted: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        noted.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+# --------------------------------------------------------------------------------------------- in a process of its own
+
+
+def _work(connection: multiprocessing.connection.Connection, config: TrainConfig, name: str, threads: int) -> None:
+    """Train what comes through `connection` until None does, and tell how it goes; ends at the first failure."""
+    os.setpgid(0, 0)  # a Ctrl-C in the terminal reaches the parent alone, which passes it on once
+    end_with_parent()
+    sending = threading.Lock()
+
+    def send(message: NamedTuple) -> None:
+        with sending:
+            connection.send(message)
+
+    sys.stdout, sys.stderr = _Forwarded(send, error=False), _Forwarded(send, error=True)
+    try:
+        import torch
+
+        import train
+        from dataset import Store
+
+        torch.set_num_threads(threads)
+        device = torch.device(name)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # or libraries would take some of the first GPU's memory too
+        train.quieten()
+        keep_memory()
+        store = Store.open(config.work).on(device)
+        net = None
+        while (run := connection.recv()) is not None:
+            if store.folds_hash != run.folds_hash:
+                raise UserError(f"{config.work} was prepared anew meanwhile: start again")
+            net, scores = train.train_fold(config, store, run, device, report=send, net=net)
+            send(Done(scores.get("accuracy")))
+    except (UserError, OSError) as error:
+        send(Failed(str(error), ""))
+    except (KeyboardInterrupt, SystemExit):  # asked to stop, most likely by the parent
+        sys.exit(130)
+    except BaseException as error:
+        line = (str(error).strip() or "no message").splitlines()[0]
+        send(Failed(f"{type(error).__name__}: {line}", traceback.format_exc()))
+
+
+class _Forwarded(io.TextIOBase):
+    """A stream whose text goes to the parent, in whole lines."""
+
+    def __init__(self, send: Callable[[NamedTuple], None], error: bool) -> None:
+        self._send = send
+        self._error = error
+        self._text = ""
+
+    def write(self, text: str) -> int:
+        self._text += text
+        if self._text.endswith("\n"):
+            self._send(Line(self._text, self._error))
+            self._text = ""
+        return len(text)
+
+
+# ------------------------------------------------------------------------------------------------------- the table
+
+
+def seconds_left(jobs: Sequence[Job], devices: int, now: float) -> float | None:
+    """Until the last fold is done, waiting ones taking as long as the others on average; None: nothing known yet."""
+    known = [job.seconds for job in jobs if job.state == "done"]
+    training = [(now - job.started, job.seconds_left(now)) for job in jobs if job.state == "training"]
+    known += [past + left for past, left in training if left is not None]
+    if not known or not devices:
+        return None
+    typical = sum(known) / len(known)
+    busy = [max(0.0, typical - past) if left is None else left for past, left in training]
+    busy += [0.0] * (devices - len(busy))  # from when on a device is free
+    heapq.heapify(busy)
+    for job in jobs:
+        if job.state == "waiting":
+            heapq.heapreplace(busy, busy[0] + typical)
+    return max(busy)
+
+
+def summary(jobs: Sequence[Job], devices: int, now: float) -> str:
+    """Where all folds together are, in a line."""
+    states = [job.state for job in jobs]
+    parts = [f"{states.count('done')} of {len(jobs)} folds done"]
+    parts += [f"{states.count(state)} {state}" for state in ("failed", "stopped") if state in states]
+    left = seconds_left(jobs, devices, now)
+    if left is not None and ("training" in states or "waiting" in states):
+        parts.append(f"about {clock(left)} left")
+    elif started := [job.started for job in jobs if job.device]:
+        parts.append(f"{clock(now - min(started))} so far")
+    return ", ".join(parts)
+
+
+def table_lines(jobs: Sequence[Job], now: float, width: int) -> list[str]:
+    """A heading and a row a fold, shorter than `width` where that is 80 or more: a full line may wrap."""
+    wide = min(40, max(17, width - 63))
+    row = "{:<4}  {:<6}  {:<%d}  {:>7}  {:>5}  {:>8}  {:>7}  {:>11}" % wide  # noqa: UP031 (braces are doubled enough)
+    lines = [row.format("fold", "device", "state", "epoch", "loss", "held out", "clips/s", "time left")]
+    for job in jobs:
+        state, epoch, loss, held_out, speed, left = job.state, "", "", "", "", ""
+        report = job.report
+        if job.state == "training" and report is None:
+            state = "starting"
+        elif job.state == "training" and report is not None:
+            share = report.step / report.steps
+            size = wide - 6
+            filled = int(share * size)
+            state = f"{'#' * filled}{'.' * (size - filled)} {share:>5.0%}"
+            speed = f"{report.clips_per_second:,.0f}" if report.clips_per_second else ""
+            left = clock(job.seconds_left(now) or 0)
+        elif job.seconds:
+            state = f"{job.state}, {clock(job.seconds)}"
+        if report is not None:
+            epoch = f"{report.epoch}/{report.epochs}"
+            loss = f"{report.scores['train_loss']:.3f}"[:5] if "train_loss" in report.scores else ""
+            held_out = f"{report.scores['valid_accuracy']:.4f}" if "valid_accuracy" in report.scores else ""
+        if job.accuracy is not None:
+            held_out = f"{job.accuracy:.4f}"
+        lines.append(row.format(str(job.run.fold), job.device, state, epoch, loss, held_out, speed, left).rstrip())
+    return lines
+
+
+class Table:
+    """The table of `jobs` on stderr where that is a terminal, redrawn in place; else lines of text take its place."""
+
+    def __init__(self, jobs: Sequence[Job], stream: TextIO | None = None) -> None:
+        self._jobs = jobs
+        self._stream = stream or sys.stderr
+        self._live = self._stream.isatty() and os.environ.get("TERM") != "dumb"
+        self._drawn: list[str] = []  # lines on the screen, above the cursor
+
+    def __enter__(self) -> Table:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self.draw(summary(self._jobs, 0, time.monotonic()))
+
+    def say(self, text: str, error: bool = False) -> None:
+        """Print whole lines above the table; what is no error only where the table does not show it."""
+        if not text or (not error and self._live and sys.stdout.isatty()):
+            return
+        if self._live:
+            self._stream.write(f"\x1b[{len(self._drawn)}F\x1b[J" if self._drawn else "")
+            self._stream.flush()
+            self._drawn = []
+        print(text, end="", file=sys.stderr if error else sys.stdout, flush=True)
+
+    def draw(self, heading: str) -> None:
+        if not self._live:
+            return
+        width, height = os.get_terminal_size(self._stream.fileno())
+        rows = table_lines(self._jobs, time.monotonic(), width)
+        if len(rows) > height - 2:  # the screen holds no more: those under way matter most
+            rows = [rows[0], *(row for row, job in zip(rows[1:], self._jobs, strict=True) if job.state == "training")]
+        lines = [line[: width - 1] for line in [heading, *rows[: height - 2]]]
+        if lines != self._drawn:
+            up = f"\x1b[{len(self._drawn)}F" if self._drawn else ""
+            self._stream.write(up + "".join(f"{line}\x1b[K\n" for line in lines) + "\x1b[J")
+            self._stream.flush()
+            self._drawn = lines
