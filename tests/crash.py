@@ -12,12 +12,12 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 
-class Died(BaseException):  # noqa: N818 (no error of the program's)
+class Died(BaseException):
     """In place of a step. As after a real death, nothing that the program does to clean up has any effect either."""
 
 
@@ -38,7 +38,7 @@ class _Shim:
         if self.steps is None or not args or not isinstance(args[0], (str, bytes, os.PathLike)):
             return
         path = os.fsdecode(args[0])
-        if (event in CHANGES or event == "open" and args[2] & WRITING) and path.startswith(self.folder):
+        if (event in CHANGES or (event == "open" and args[2] & WRITING)) and path.startswith(self.folder):
             self.step(f"{event} {Path(path).name}")
 
     def step(self, what: str) -> None:
@@ -60,11 +60,11 @@ def dies_at(step: int | None, folder: Path) -> Iterator[list[str]]:
     if not _shim.hooked:
         sys.addaudithook(_shim.hook)
         _shim.hooked = True
-    fsync: Callable[[int], None] = os.fsync
+    fsync = os.fsync
 
-    def counted(file: int) -> None:
+    def counted(fd: Any) -> None:
         _shim.step("fsync")
-        fsync(file)
+        fsync(fd)
 
     steps: list[str] = []
     _shim.steps, _shim.last, _shim.folder = steps, step, str(folder)

@@ -14,8 +14,9 @@ import soundfile
 
 import audit
 import preprocess as pp
-from arg import PreprocessConfig
+from arg import PreprocessConfig, UserError
 from tests.crash import Died, dies_at
+from util import replacing
 
 RATE = 8000
 
@@ -29,7 +30,7 @@ def write(root: Path, name: str, seed: int) -> None:
 
 def draw(clips: Any, classes: list[str], sample_rate: int, path: Path) -> None:
     """A picture that shows which clips it is of, and takes no second to draw."""
-    with pp.replacing(path) as beside:
+    with replacing(path) as beside:
         beside.write_text(" ".join(clips["fname"]))
 
 
@@ -124,7 +125,7 @@ def test_a_store_half_replaced_is_never_read(root: Path, tmp_path: Path) -> None
                 pp.preprocess(config)
         except Died:
             died = True
-        with contextlib.suppress(pp.UserError):
+        with contextlib.suppress(UserError):
             store, clips = pp.load_store(work), pp.load_clips(work)
             sound = clips[clips["split"] == "train"]
             assert (store["folds"], store["sample_rate"]) == ((2, RATE) if len(sound) == 8 else (3, 4000))

@@ -387,6 +387,18 @@ def test_processes_that_cannot_start_are_no_fault_of_the_files(monkeypatch: pyte
         list(pp._isolated(len, [["a"], ["b"]], lambda path, reason: 0))
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell how much memory is used")
+def test_a_decoding_process_has_so_much_memory_and_no_more() -> None:
+    half, whole = pp.SPARE_BYTES // 2, pp.SPARE_BYTES
+
+    def fill(size: Any) -> list[bytearray]:
+        return list(pp._isolated(bytearray, [size], lambda path, reason: bytearray()))
+
+    assert len(fill(half)[0]) == half
+    with pytest.raises(MemoryError):
+        fill(whole)
+
+
 def test_what_a_task_raises_is_raised() -> None:
     with pytest.raises(TypeError, match="int"):
         list(pp._isolated(int, [["a"]], lambda path, reason: 0))  # type: ignore[arg-type]

@@ -58,7 +58,10 @@ def member(name: str, content: bytes = b"sound", kind: bytes = tarfile.REGTYPE, 
         ([member("no/../../out.wav")], "leaves the folder"),
         ([member("{outside}/out.wav")], "leaves the folder"),
         ([member("..")], "leaves the folder"),
-        ([member("no/link", kind=tarfile.SYMTYPE, target="{outside}"), member("no/link/out.wav")], "neither a file nor"),
+        (
+            [member("no/link", kind=tarfile.SYMTYPE, target="{outside}"), member("no/link/out.wav")],
+            "neither a file nor",
+        ),
         ([member("no/link", kind=tarfile.SYMTYPE, target="../.."), member("no/link/out.wav")], "neither a file nor"),
         ([member("no/a.wav", kind=tarfile.LNKTYPE, target="{outside}/secret")], "neither a file nor"),
         ([member("no/a.wav", kind=tarfile.LNKTYPE, target="../../secret")], "neither a file nor"),
@@ -132,7 +135,20 @@ def test_a_manifest_reads_nothing_outside_its_folder(tmp_path: Path) -> None:
     assert rejected.str.contains("leaves the folder").all()
 
 
-CELLS = ["=1+2", "=cmd|' /C calc'!A0", "+1", "-1", "@SUM(1)", '=HYPERLINK("x")', "a,b", "0x10", "1e5", "NaN", " x", "'=1"]
+CELLS = [
+    "=1+2",
+    "=cmd|' /C calc'!A0",
+    "+1",
+    "-1",
+    "@SUM(1)",
+    '=HYPERLINK("x")',
+    "a,b",
+    "0x10",
+    "1e5",
+    "NaN",
+    " x",
+    "'=1",
+]
 
 
 def test_cells_that_a_spreadsheet_would_run_stay_data(tmp_path: Path) -> None:
@@ -224,8 +240,8 @@ def test_a_disk_that_fills_up_loses_nothing(tmp_path: Path) -> None:
     full = run(root, work, 100)  # the samples are 125 KiB
     assert full.returncode == 2
     assert full.stderr.splitlines()[-1] == (
-        f"error: {work} cannot be written (File too large): make room, or make it writable, and run this again; what is "
-        "done is kept"
+        f"error: {work} cannot be written (File too large): make room, or make it writable, and run this again; what "
+        "is done is kept"
     )
     assert "Traceback" not in full.stderr
     assert not (work / pp.STORE).exists()
