@@ -286,7 +286,7 @@ def _decode_chunks(files: Sequence[File], sample_rate: int, scratch: Path) -> It
     """`_read_chunk` of all files in order."""
 
     def lost(_: str, reason: str) -> tuple[Path, list[_Audio]]:
-        return _Samples(scratch).close(), [_Audio(reason=reason)]
+        return _Samples(scratch).close(), [_Audio(reason=f"unreadable: its decoder {reason}")]
 
     read = partial(_read_chunk, sample_rate=sample_rate, scratch=scratch, patience=STALL_SECONDS)
     return _isolated(read, list(_chunks(files)), lost)
@@ -298,8 +298,8 @@ def _isolated(
     """`task` of each chunk of paths, in their order, by processes that a bad file may take along.
 
     Where one dies, another goes on with that chunk, file by file; for a file over which it dies again, `lost` is told
-    its path and the reason. So a chunk may give several results. Few chunks are under way at a time: memory stays flat.
-    What `task` raises is raised here.
+    its path and what it does to a process. So a chunk may give several results. Few chunks are under way at a time:
+    memory stays flat. What `task` raises is raised here.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     processes = [_Process(task) for _ in range(min(cores, len(chunks)))]
@@ -312,7 +312,7 @@ def _isolated(
         try:
             result = process.receive()
         except (EOFError, OSError):  # it has died
-            reason = process.end()
+            reason = process.end(grace=0.1)
             process.parts.popleft()
             if part.again:
                 results[part.chunk].append(lost(part.paths[0], reason))
@@ -323,6 +323,8 @@ def _isolated(
                 left[part.chunk] += len(alone) - 1
             process.start()
             return
+        if isinstance(result, Exception):
+            raise result
         process.parts.popleft()
         results[part.chunk].append(result)
         left[part.chunk] -= 1
@@ -383,29 +385,26 @@ class _Process(Generic[Result]):
         with contextlib.suppress(OSError):  # it has died, as `receive` will say
             self.pipe.send(part.paths)
 
-    def receive(self) -> Result:
-        """The result of the first part; EOFError or OSError where the process has died over it."""
+    def receive(self) -> Result | Exception:
+        """What came of the first part; EOFError or OSError is raised where the process has died over it."""
         if not self._started:
             try:
                 self.pipe.recv()
             except (EOFError, OSError):
-                raise UserError(f"a decoding process cannot start ({self.end()}): free memory") from None
+                raise UserError(f"a decoding process {self.end(grace=0.1)} before it has begun: free memory") from None
             self._started = True
-        result = self.pipe.recv()
-        if isinstance(result, Exception):
-            raise result
-        return result
+        return self.pipe.recv()
 
-    def end(self) -> str:
-        """End it; returns what a file must have done to it where it has ended before."""
+    def end(self, grace: float = 0) -> str:
+        """End it; returns what a file must have done to it where it ends by itself in `grace` seconds."""
         self.pipe.close()
-        self._process.join(0.1)  # it may be dying
+        self._process.join(grace)
         self._process.kill()
         self._process.join()
         code = self._process.exitcode or 0
         if code == -signal.SIGALRM:
-            return f"unreadable: its decoder hangs, no sound came in {STALL_SECONDS:g} s"
-        return f"unreadable: its decoder crashes ({signal.Signals(-code).name if code < 0 else f'exit status {code}'})"
+            return f"hangs, no sound came in {STALL_SECONDS:g} s"
+        return f"crashes ({signal.Signals(-code).name if code < 0 else f'exit status {code}'})"
 
 
 def _work(pipe: Connection, task: Callable[[list[str]], Any]) -> None:
@@ -457,7 +456,8 @@ class _Samples:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._file = tempfile.NamedTemporaryFile(dir=folder, delete=False)  # noqa: SIM115 (handed over)
+        with _writing(folder):
+            self._file = tempfile.NamedTemporaryFile(dir=folder, delete=False)  # noqa: SIM115 (handed over)
         self._count = 0
         self._last = np.empty(0, np.int16)
 

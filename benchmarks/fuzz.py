@@ -313,9 +313,9 @@ def fuzz(files: int, seed: int) -> Iterator[tuple[str, int, Outcome]]:
 
 def failure(outcome: Outcome) -> str:
     """crash, hang or ''."""
-    if "decoder crashes" in outcome.reason:
+    if outcome.reason.startswith("crashes"):
         return "crash"
-    return "hang" if "decoder hangs" in outcome.reason or outcome.seconds > HANG_SECONDS else ""
+    return "hang" if outcome.reason.startswith("hangs") or outcome.seconds > HANG_SECONDS else ""
 
 
 def main() -> None:
