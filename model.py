@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import difflib
 import math
+import pickle
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator, Sequence
@@ -74,7 +76,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         state: dict[str, Tensor] = load_state_dict(str(path), weights_only=True)
     except Exception as error:  # whatever an unpickler or a parser meets in a file from anywhere
-        raise UserError(f"--weights {path}: not a file of weights ({first_line(error)})") from error
+        raise UserError(f"--weights {path}: not a file of weights ({distrust(error)})") from error
     if any(key.startswith("net.") for key in state):  # a checkpoint of ours
         state = {key.removeprefix("net."): value for key, value in state.items() if key.startswith("net.")}
     return state
@@ -111,6 +113,17 @@ def first_line(error: BaseException) -> str:
     """An error's first line, shortened to fit into one of ours."""
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
     return line if len(line) <= 160 else line[:157] + "..."
+
+
+def distrust(error: BaseException) -> str:
+    """Why torch's or timm's loader did not take a file: what they say at length, and how to make them take it."""
+    cause: BaseException | None = error
+    while cause:  # timm's error may name less than the one before it
+        if found := re.search(r"(?:GLOBAL|Unsupported globals:) ([\w.]+\w)", str(cause)):
+            return f"it would run code, {found[1]}, and is refused"
+        cause = cause.__cause__ or cause.__context__
+    refused = isinstance(error, (LookupError, pickle.UnpicklingError))  # their texts are of no use to a reader
+    return "damaged, or another kind of file" if refused else first_line(error)
 
 
 # ----------------------------------------------------------------------------------------------- the classifier
@@ -271,9 +284,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         written = checkpoint["format"]
     except Exception as error:  # whatever an unpickler meets in a file from anywhere
-        raise UserError(f"{path}: not a checkpoint of train.py ({first_line(error)})") from error
+        raise UserError(f"{path}: not a checkpoint of train.py ({distrust(error)})") from error
     if written != CHECKPOINT_FORMAT:
-        raise UserError(f"{path}: format {written}, this version reads {CHECKPOINT_FORMAT}; train again with --restart")
+        newer = isinstance(written, int) and written > CHECKPOINT_FORMAT
+        way_out = "made by a newer version: update this project" if newer else "train again with --restart"
+        raise UserError(f"{path}: format {written}, this version reads {CHECKPOINT_FORMAT}; {way_out}")
     try:
         return {**checkpoint, "config": from_plain(RunConfig, checkpoint["config"])}
     except (KeyError, TypeError, ValueError) as error:

@@ -7,12 +7,14 @@ nothing that it does not need.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
 import multiprocessing
 import os
 import re
+import resource
 import shlex
 import shutil
 import signal
@@ -22,22 +24,23 @@ import time
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from arg import PreprocessConfig, UserError, command, parse_preprocess
-from util import clock, end_with_parent, locked, progress, replacing
+from util import clock, locked, progress, replacing
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
     from source import DataSet, File
+
+Result = TypeVar("Result")
 
 CLIPS = "clips.csv"
 WAVES = "waves.i16"
@@ -46,6 +49,7 @@ REJECTED = "rejected.csv"
 PICTURE = "audit.png"
 JOURNAL = ".journal"  # what a run under way has decoded; gone once the tables name it
 SCRATCH = ".decoded"  # folder of samples on their way from the decoding processes to WAVES
+NEXT = ".next"  # folder of complete tables that are to replace those in use
 STORE_FORMAT = 2
 
 AUDIO_COLUMNS = [
@@ -61,7 +65,9 @@ CHUNK_FILES = 32  # files that a decoding process takes at a time
 CHUNK_BYTES = 4 << 20  # ... or fewer, where they are long
 BLOCK_VALUES = 1 << 18  # of a long file, read at a time: frames x channels
 COPY_BYTES = 1 << 20  # of samples at a time
-POOL_FILES = 64  # fewer are decoded before a pool of processes has started
+LONGEST_HOURS = 24  # of a file: a few bytes of FLAC can stand for hours, and would fill the disk
+STALL_SECONDS = 30.0  # without a block from a decoder: it hangs
+SPARE_BYTES = 1 << 30  # of memory that a decoding process may take, whatever a file's header asks for
 
 Key = tuple[str, str, int, int]  # of a file: split, fname, size, time of its last change
 
@@ -162,22 +168,48 @@ def _prepare_again(work: Path) -> str:
 
 
 def _save(work: Path, store: dict[str, Any], clips: DataFrame, rejected: DataFrame) -> bool:
-    """Write what differs from the files in `work`; returns whether anything did."""
+    """Write what differs from the files in `work`, all of it or nothing; returns whether anything did."""
     new = {
         REJECTED: rejected.to_csv(index=False, lineterminator="\n"),
         CLIPS: clips.to_csv(index=False, lineterminator="\n"),
         STORE: json.dumps(store, indent=1, ensure_ascii=False) + "\n",
     }
     old = {name: path.read_bytes() if (path := work / name).exists() else None for name in new}
-    changed = [name for name, text in new.items() if text.encode() != old[name]]
-    if STORE in changed:
-        # Were this process killed between the two renames, the old facts (sample rate, folds) would be read with the
-        # new table.
-        (work / STORE).unlink(missing_ok=True)
-    for name in changed:
-        with replacing(work / name) as beside:
-            beside.write_bytes(new[name].encode())
+    changed = {name: text.encode() for name, text in new.items() if text.encode() != old[name]}
+    if changed:
+        (work / PICTURE).unlink(missing_ok=True)  # it shows the old ones
+        beside = work / f"{NEXT}.tmp"
+        shutil.rmtree(beside, ignore_errors=True)
+        for name, content in changed.items():
+            with replacing(beside / name) as path:
+                path.write_bytes(content)
+        beside.rename(work / NEXT)  # from here on the new ones count
+        _settle(work)
     return bool(changed)
+
+
+def _settle(work: Path) -> None:
+    """Put the tables of NEXT in their places, also those of a run that was killed at this."""
+    if not (work / NEXT).is_dir():
+        return
+    if (work / NEXT / STORE).exists():
+        (work / STORE).unlink(missing_ok=True)  # the old facts (sample rate, folds) must not be read with the new table
+    for name in (REJECTED, CLIPS, STORE):
+        if (work / NEXT / name).exists():
+            (work / NEXT / name).replace(work / name)
+    (work / NEXT).rmdir()
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """A system error in what is done to the files in `folder` becomes a UserError that says so."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be written ({error.strerror or error}): make room, or make it writable, and run this "
+            "again; what is done is kept"
+        ) from error
 
 
 # ------------------------------------------------------------------------------------------------------ decoding
@@ -198,7 +230,9 @@ def decode_folder(folder: Path, sample_rate: int, into: Path) -> tuple[DataFrame
     files = sorted(find(top, top, "test", Counter()))
     if not files:
         raise UserError(f"{folder}: no audio file found ({' '.join(sorted(AUDIO_SUFFIXES))})")
-    table = _table(files, _decode(files, sample_rate, into / WAVES))
+    with _writing(into):
+        audios = _decode(files, sample_rate, into / WAVES)
+    table = _table(files, audios)
     usable = table["reason"] == ""
     return (
         table.loc[usable, ["fname", "label", "offset", "length"]].reset_index(drop=True),
@@ -260,45 +294,154 @@ def _decode(
 
 
 def _decode_chunks(files: Sequence[File], sample_rate: int, scratch: Path) -> Iterator[tuple[Path, list[_Audio]]]:
-    """`_read_chunk` of all files in order, with few chunks under way at a time so that memory stays flat."""
-    chunks = list(_chunks(files))
-    if len(files) < POOL_FILES:
-        yield from (_read_chunk(chunk, sample_rate, scratch) for chunk in chunks)
-        return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    pool = ProcessPoolExecutor(
-        min(cores, len(chunks)),
-        multiprocessing.get_context("spawn"),
-        initializer=_start_process,
-    )
-    pending: deque[tuple[list[str], Future[tuple[Path, list[_Audio]]]]] = deque()
-    try:
-        for chunk in chunks:
-            pending.append((chunk, pool.submit(_read_chunk, chunk, sample_rate, scratch)))
-            if len(pending) > 2 * cores:
-                yield pending[0][1].result()
-                pending.popleft()
-        while pending:
-            yield pending[0][1].result()
-            pending.popleft()
-    except BrokenProcessPool:
-        first, last = pending[0][0][0], pending[-1][0][-1]
-        raise UserError(
-            f"a decoding process died at a file between {first} and {last}: free memory, or find the damaged file "
-            "and move it away, then run this again"
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
+    """`_read_chunk` of all files in order."""
+
+    def lost(_: str, reason: str) -> tuple[Path, list[_Audio]]:
+        return _Samples(scratch).close(), [_Audio(reason=f"unreadable: its decoder {reason}")]
+
+    read = partial(_read_chunk, sample_rate=sample_rate, scratch=scratch, patience=STALL_SECONDS)
+    return _isolated(read, list(_chunks(files)), lost)
 
 
-def _start_process() -> None:
-    """Make a decoding process end with its parent, also where that is killed; Ctrl-C is for the parent alone.
+def _isolated(
+    task: Callable[[list[str]], Result], chunks: Sequence[list[str]], lost: Callable[[str, str], Result]
+) -> Iterator[Result]:
+    """`task` of each chunk of paths, in their order, by processes that a bad file may take along.
 
-    What libraries print of damaged files is not shown: the reasons that matter are in REJECTED.
+    Where one dies, another goes on with that chunk, file by file; for a file over which it dies again, `lost` is told
+    its path and what it does to a process. So a chunk may give several results. Few chunks are under way at a time:
+    memory stays flat. What `task` raises is raised here.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    end_with_parent()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processes = [_Process(task) for _ in range(min(cores, len(chunks)))]
+    results: list[list[Result]] = [[] for _ in chunks]
+    left = [1] * len(chunks)  # parts of each that are still to come
+    sent = 0
+
+    def collect(process: _Process[Result]) -> None:
+        part = process.parts[0]
+        try:
+            result = process.receive()
+        except (EOFError, OSError):  # it has died
+            reason = process.end(grace=0.1)
+            process.parts.popleft()
+            if part.again:
+                results[part.chunk].append(lost(part.paths[0], reason))
+                left[part.chunk] -= 1
+            else:
+                alone = [_Part(part.chunk, [path], again=True) for path in part.paths]
+                process.parts.extendleft(reversed(alone))
+                left[part.chunk] += len(alone) - 1
+            process.start()
+            return
+        if isinstance(result, Exception):
+            raise result
+        process.parts.popleft()
+        results[part.chunk].append(result)
+        left[part.chunk] -= 1
+
+    try:
+        for chunk in range(len(chunks)):
+            while True:
+                for process in processes:
+                    while len(process.parts) < 2 and sent < min(len(chunks), chunk + 4 * len(processes)):
+                        process.send(_Part(sent, chunks[sent]))
+                        sent += 1
+                busy = {process.pipe: process for process in processes if process.parts}
+                for pipe in wait(list(busy), None if left[chunk] else 0):
+                    collect(busy[pipe])  # type: ignore[index]
+                if not left[chunk]:
+                    break
+            yield from results[chunk]
+            results[chunk] = []
+    finally:
+        for process in processes:
+            process.end()
+
+
+class _Part(NamedTuple):
+    """Files that a process takes at a time."""
+
+    chunk: int
+    paths: list[str]
+    again: bool = False  # a process has died over it already
+
+
+class _Process(Generic[Result]):
+    """A process that does parts in turn; where it has died, `end` and `start` make another, which does them instead."""
+
+    pipe: Connection
+
+    def __init__(self, task: Callable[[list[str]], Result]) -> None:
+        self._task = task
+        self.parts = deque[_Part]()  # under way, in order
+        self.start()
+
+    def start(self) -> None:
+        context = multiprocessing.get_context("forkserver")  # the first one costs a start, the others next to nothing
+        context.set_forkserver_preload(["preprocess", "audit", "soundfile", "soxr"])
+        self.pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_work, args=(theirs, self._task), daemon=True)
+        self._process.start()
+        theirs.close()
+        self._started = False
+        for part in self.parts:
+            self._send(part)
+
+    def send(self, part: _Part) -> None:
+        self.parts.append(part)
+        self._send(part)
+
+    def _send(self, part: _Part) -> None:
+        with contextlib.suppress(OSError):  # it has died, as `receive` will say
+            self.pipe.send(part.paths)
+
+    def receive(self) -> Result | Exception:
+        """What came of the first part; EOFError or OSError is raised where the process has died over it."""
+        if not self._started:
+            try:
+                self.pipe.recv()
+            except (EOFError, OSError):
+                raise UserError(f"a decoding process {self.end(grace=0.1)} before it has begun: free memory") from None
+            self._started = True
+        return self.pipe.recv()
+
+    def end(self, grace: float = 0) -> str:
+        """End it; returns what a file must have done to it where it ends by itself in `grace` seconds."""
+        self.pipe.close()
+        self._process.join(grace)
+        self._process.kill()
+        self._process.join()
+        code = self._process.exitcode or 0
+        if code == -signal.SIGALRM:
+            return f"hangs, no sound came in {STALL_SECONDS:g} s"
+        return f"crashes ({signal.Signals(-code).name if code < 0 else f'exit status {code}'})"
+
+
+def _work(pipe: Connection, task: Callable[[list[str]], Any]) -> None:
+    """What a decoding process does: `task` of what comes through the pipe, until the other end is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent alone
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what libraries say of damaged files: the reasons are in REJECTED
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    _limit_memory()
+    with contextlib.suppress(EOFError, OSError):  # the parent has ended
+        pipe.send("ready")
+        while True:
+            paths = pipe.recv()
+            try:
+                result = task(paths)
+            except Exception as error:
+                result = error
+            pipe.send(result)
+
+
+def _limit_memory() -> None:
+    """Let this process take SPARE_BYTES more memory than it has, where the system tells how much that is (Linux)."""
+    status = Path("/proc/self/status")
+    if found := re.search(r"VmData:\s*(\d+) kB", status.read_text()) if status.exists() else None:
+        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        limit = int(found[1]) * 1024 + SPARE_BYTES
+        resource.setrlimit(resource.RLIMIT_DATA, (limit if hard < 0 else min(limit, hard), hard))
 
 
 def _chunks(files: Iterable[File]) -> Iterator[list[str]]:
@@ -323,7 +466,9 @@ class _Samples:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._file = tempfile.NamedTemporaryFile(dir=folder, delete=False)  # noqa: SIM115 (handed over)
+        self._folder = folder
+        with _writing(folder):
+            self._file = tempfile.NamedTemporaryFile(dir=folder, delete=False)  # noqa: SIM115 (handed over)
         self._count = 0
         self._last = np.empty(0, np.int16)
 
@@ -333,36 +478,43 @@ class _Samples:
     def append(self, samples: NDArray[np.int16]) -> None:
         if len(samples):
             self._last = samples.astype("<i2", copy=False)
-            self._file.write(self._last.data)
+            with _writing(self._folder):  # no fault of the file that is read
+                self._file.write(self._last.data)
             self._count += len(samples)
 
     def since(self, start: int) -> NDArray[np.int16]:
         """Those from `start` on, which are some."""
         if len(self._last) == self._count - start:
             return self._last
-        self._file.flush()
+        with _writing(self._folder):
+            self._file.flush()
         return np.memmap(self._file.name, "<i2", "r", offset=2 * start)
 
     def forget(self, start: int) -> None:
         """Drop those from `start` on."""
-        self._file.seek(2 * start)
-        self._file.truncate()
+        with _writing(self._folder):
+            self._file.seek(2 * start)
+            self._file.truncate()
         self._count, self._last = start, self._last[:0]
 
     def close(self) -> Path:
-        self._file.close()
+        with _writing(self._folder):
+            self._file.close()
         return Path(self._file.name)
 
 
-def _read_chunk(paths: list[str], sample_rate: int, scratch: Path) -> tuple[Path, list[_Audio]]:
-    """The samples of several files back to back, and for each file its audio, with offsets into those samples."""
+def _read_chunk(paths: list[str], sample_rate: int, scratch: Path, patience: float = 0) -> tuple[Path, list[_Audio]]:
+    """The samples of several files back to back, and for each file its audio, with offsets into those samples.
+
+    SIGALRM ends the process where nothing can be read for `patience` seconds; 0: it waits.
+    """
     from audit import measure
 
     samples, audios = _Samples(scratch), []
     for path in paths:
         start = len(samples)
         try:
-            rate, channels, truncated = _read(path, sample_rate, samples)
+            rate, channels, truncated = _read(path, sample_rate, samples, patience)
         except (OSError, ValueError, RuntimeError, MemoryError) as error:  # soundfile's and soxr's are RuntimeErrors
             samples.forget(start)
             reason = getattr(error, "error_string", "") or getattr(error, "strerror", "") or str(error)
@@ -370,6 +522,8 @@ def _read_chunk(paths: list[str], sample_rate: int, scratch: Path) -> tuple[Path
                 reason = f"unreadable: {reason or type(error).__name__}"
             audios.append(_Audio(reason=" ".join(reason.replace("Error : ", "").split()).rstrip(".")))
             continue
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         wave = samples.since(start)
         peak_db, rms_db, dc, clipped = measure(wave)
         # As many digits as mean something, so that the table is the same everywhere; + 0.0: there is no -0.0.
@@ -386,7 +540,7 @@ class _UnusableError(ValueError):
     """A file that can be read but not used; the text is the reason."""
 
 
-def _read(path: str, sample_rate: int, into: _Samples) -> tuple[int, int, int]:
+def _read(path: str, sample_rate: int, into: _Samples, patience: float) -> tuple[int, int, int]:
     """Append a file's audio to `into`, resampled to `sample_rate` (Hz), its channels averaged.
 
     Returns its own sample rate, its channels, and 1 where its header promises more than there is, else 0.
@@ -394,6 +548,7 @@ def _read(path: str, sample_rate: int, into: _Samples) -> tuple[int, int, int]:
     """
     import soxr
 
+    signal.setitimer(signal.ITIMER_REAL, patience)
     with _open(path) as file:
         rate, channels, start, frames = file.samplerate, file.channels, len(into), 0
         if not 1000 <= rate <= 384_000:  # a damaged header: resampling from 1 Hz would fill the memory
@@ -406,7 +561,10 @@ def _read(path: str, sample_rate: int, into: _Samples) -> tuple[int, int, int]:
         more = True
         while more:
             block = file.read(at_once, "int16" if exact else "float32", always_2d=True)
+            signal.setitimer(signal.ITIMER_REAL, patience)
             frames += len(block)
+            if frames > LONGEST_HOURS * 3600 * rate:
+                raise _UnusableError(f"longer than {LONGEST_HOURS} h: cut it into clips")
             more = len(block) == at_once
             if exact:
                 into.append(block[:, 0])
@@ -455,14 +613,9 @@ def _common_rate(paths: Sequence[str]) -> int:
     """The most common sample rate (Hz) by the headers: of a sample, or of all files where that leaves a doubt."""
 
     def rates(paths: Sequence[str]) -> Counter[int]:
-        found = Counter[int]()
-        for path in paths:
-            try:
-                with _open(path) as file:
-                    found[file.samplerate] += 1
-            except (OSError, ValueError, RuntimeError):
-                continue  # decoding gives the reason
-        return found
+        chunks = [list(paths[start : start + CHUNK_FILES]) for start in range(0, len(paths), CHUNK_FILES)]
+        read = partial(_read_rates, patience=STALL_SECONDS)
+        return sum(_isolated(read, chunks, lambda path, reason: Counter[int]()), Counter[int]())
 
     found = rates(paths[:: math.ceil(len(paths) / 1000)])
     if not found or max(found.values()) <= 0.6 * found.total():
@@ -470,6 +623,17 @@ def _common_rate(paths: Sequence[str]) -> int:
     if not found:
         raise UserError(f"none of the {len(paths):,} clips can be read, {paths[0]} for one: are they audio files?")
     return max(found, key=lambda rate: (found[rate], rate))
+
+
+def _read_rates(paths: list[str], patience: float) -> Counter[int]:
+    """How many files have which sample rate (Hz); decoding tells why the others have none."""
+    found = Counter[int]()
+    for path in paths:
+        signal.setitimer(signal.ITIMER_REAL, patience)
+        with contextlib.suppress(OSError, ValueError, RuntimeError, MemoryError), _open(path) as file:
+            found[file.samplerate] += 1
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    return found
 
 
 # ------------------------------------------------------------------------------------------------- killed runs
@@ -487,15 +651,15 @@ def _resume(work: Path, facts: Mapping[str, Any]) -> dict[Key, _Audio]:
             raise ValueError("another data set")
     except (OSError, ValueError, IndexError):
         with replacing(path) as beside:
-            beside.write_text(json.dumps(facts) + "\n", "ascii")
+            beside.write_text(json.dumps(facts), "ascii")
         return {}
     samples = _map(waves)
     known = {}
     for line in lines[1:]:
         try:
             entries = json.loads(line)
-        except ValueError:  # the last one, cut off
-            break
+        except ValueError:  # cut off when a run was killed
+            continue
         for key, values in entries:
             audio = _Audio(*values)
             if audio.digest == _digest(samples[audio.offset : audio.offset + audio.length]):
@@ -507,7 +671,7 @@ def _note_down(work: Path, chunk: Iterable[tuple[File, _Audio]]) -> None:
     """Add to the journal what has just been written to WAVES."""
     entries = [(file.key, audio) for file, audio in chunk if audio.length]
     with (work / JOURNAL).open("a", encoding="ascii") as journal:
-        journal.write(json.dumps(entries) + "\n")
+        journal.write("\n" + json.dumps(entries))  # first: the last line may be cut off
 
 
 # --------------------------------------------------------------------------------------------- checks and folds
@@ -727,7 +891,8 @@ def preprocess(config: PreprocessConfig) -> None:
         download(config.download, config.input_path)
     data = scan(config)
     work = config.work
-    with locked(work / ".lock"):
+    with _writing(work), locked(work / ".lock"):
+        _settle(work)
         notes = list(data.notes)
         old = _previous(config, data.root, notes)
         sample_rate, known, new = _hear(config, data, old)

@@ -47,6 +47,8 @@ SPLIT_NAMES = {
 }
 
 ARCHIVES = "http://download.tensorflow.org/data"  # of Google Speech Commands (CC BY 4.0)
+GROWTH = 20  # of an archive when it is unpacked; clips grow by half or so
+HEADER_BYTES = 1 << 20  # of a member of an archive, at most; also what a small one may grow by
 PATIENCE_SECONDS = 8.0  # for a server to answer, or to go on sending
 
 
@@ -429,18 +431,33 @@ def _fetch(url: str, path: Path) -> None:
 
 
 def _unpack(archive: Path, folder: Path) -> None:
+    """Unpack a .tar.gz to `folder`, which is made; UserError where it holds what no archive of clips does."""
+    import gzip
     import tarfile
     import zlib
 
+    class Bounded(gzip.GzipFile):
+        """Does not fill the memory where a header says that it is itself that long."""
+
+        def read(self, size: int | None = -1) -> bytes:
+            if size is None or not 0 <= size <= HEADER_BYTES:
+                raise UserError(f"the archive has a header of {size or 0:,} bytes: not unpacked")
+            return super().read(size)
+
     print("unpacking", file=sys.stderr)
     folder.mkdir()
+    left = GROWTH * archive.stat().st_size + HEADER_BYTES
     try:
-        with tarfile.open(archive) as tar:
+        with Bounded(archive) as unzipped, tarfile.open(fileobj=unzipped, mode="r:") as tar:
             for member in tar:
                 if not (member.isfile() or member.isdir()):
                     raise UserError(f"the archive holds {member.name!r}, neither a file nor a folder: not unpacked")
                 if not Path(os.path.normpath(folder / member.name)).is_relative_to(folder):
                     raise UserError(f"the archive holds {member.name!r}, which leaves the folder: not unpacked")
+                left -= member.size + tarfile.BLOCKSIZE
+                if left < 0:
+                    raise UserError(f"the archive grows over {GROWTH} times at {member.name!r}, as no audio does: "
+                                    "not unpacked")  # fmt: skip
                 tar.extract(member, folder, set_attrs=False, filter="data")
     except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
         raise UserError(f"the archive cannot be unpacked ({error})") from None

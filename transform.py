@@ -158,7 +158,7 @@ def view(wave: Tensor, index: int, sample_rate: int) -> Tensor:
     if index == 0:
         return wave
     if index in (1, 2):
-        later = round(VIEW_SHIFT_SECONDS * sample_rate) * (1 if index == 2 else -1)
+        later = min(round(VIEW_SHIFT_SECONDS * sample_rate), wave.shape[1]) * (1 if index == 2 else -1)
         return F.pad(wave, (later, -later))  # a negative padding cuts off
     if index == 3:
         noise = np.random.default_rng(0).standard_normal(wave.shape[1], np.float32) * VIEW_NOISE_STD

@@ -392,4 +392,7 @@ def test_a_full_disk_is_one_line(
 
     monkeypatch.setattr(os, "fsync", full)
     assert pp.main(["-i", str(tmp_path / "data"), "-w", str(tmp_path / "work")]) == 2
-    assert capsys.readouterr().err == "error: [Errno 28] No space left on device\n"
+    assert capsys.readouterr().err == (
+        f"error: {tmp_path / 'work'} cannot be written (No space left on device): make room, or make it writable, and "
+        "run this again; what is done is kept\n"
+    )

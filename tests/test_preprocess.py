@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -56,6 +57,11 @@ def fill_speakers(root: Path, speakers: int = 12, classes: str = "no yes up") ->
 def prepare(root: Path, work: Path, **options: Any) -> Any:
     pp.preprocess(PreprocessConfig(root, work, **options))
     return pp.load_clips(work)
+
+
+def in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decode here, not in other processes: there, what a test changes would not count."""
+    monkeypatch.setattr(pp, "_isolated", lambda task, chunks, lost: map(task, chunks))
 
 
 def samples_of(work: Path, clip: Any) -> NDArray[np.int16]:
@@ -239,6 +245,7 @@ def test_every_format_is_read_as_soundfile_reads_it(
 def test_resampling_is_soxrs_also_in_blocks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: int, block: int
 ) -> None:
+    in_one_process(monkeypatch)
     monkeypatch.setattr(pp, "BLOCK_VALUES", block)
     wave = noise(2, rate)
     expected = soxr.resample(wave.astype(np.float64) / 32768, rate, RATE, quality="HQ") * 32768
@@ -255,6 +262,7 @@ def test_a_long_file_is_never_whole_in_memory(tmp_path: Path, monkeypatch: pytes
     bad.write_bytes(bad.read_bytes()[:-1000])
     write(root / "no" / "5 nan at its end.wav", np.append(long / 32768, np.nan), subtype="FLOAT")
     prepare(root, tmp_path / "whole")
+    in_one_process(monkeypatch)
     monkeypatch.setattr(pp, "BLOCK_VALUES", 1000)
     monkeypatch.setattr(pp, "COPY_BYTES", 3000)
     clips = prepare(root, tmp_path / "file")
@@ -273,6 +281,7 @@ def test_blocks_of_a_long_file_leave_no_seams(
 ) -> None:
     path = write(tmp_path / "a.wav", noise(3, 20_001), RATE, **options)
     whole = decode(path, RATE, tmp_path)
+    in_one_process(monkeypatch)
     monkeypatch.setattr(pp, "BLOCK_VALUES", 1000)
     assert np.array_equal(decode(path, RATE, tmp_path / "again"), whole)
 
@@ -317,13 +326,13 @@ def test_what_cannot_be_used_is_listed_with_its_reason(tmp_path: Path, capsys: p
     assert "nothing has changed" in capsys.readouterr().out
 
 
-def test_a_pool_of_processes_writes_what_one_process_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_processes_write_what_one_process_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = fill(tmp_path / "data", clips=20, suffix="flac")
     (root / "yes" / "bad.wav").touch()
-    prepare(root, tmp_path / "one")
-    monkeypatch.setattr(pp, "POOL_FILES", 2)
     monkeypatch.setattr(pp, "CHUNK_FILES", 3)
     prepare(root, tmp_path / "many")
+    in_one_process(monkeypatch)
+    prepare(root, tmp_path / "one")
     for name in (pp.CLIPS, pp.WAVES, pp.REJECTED, pp.STORE):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "many" / name).read_bytes()
 
@@ -332,14 +341,79 @@ class Deadly(str):
     """A path that ends the process that unpickles it, as a file that crashes the decoder would."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return os._exit, (1,)
+        return signal.raise_signal, (signal.SIGSEGV,)
 
 
-def test_a_decoding_process_that_dies_is_an_error(tmp_path: Path) -> None:
+class Endless(str):
+    """A path over which the process that unpickles it hangs, with its alarm set."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return eval, ("[__import__('signal').setitimer(0, 0.05), __import__('time').sleep(60)]",)
+
+
+def test_a_file_that_crashes_or_hangs_its_decoder_is_rejected_by_name(tmp_path: Path) -> None:
     path = str(write(tmp_path / "a.wav", 1))
-    files = [File("train", "a", 0, 0, "x", Deadly(path) if n == 40 else path) for n in range(64)]
-    with pytest.raises(UserError, match=r"process died at a file between .*a\.wav and .*a\.wav"):
-        pp._decode(files, RATE, tmp_path / pp.WAVES)
+    fatal = {40: Deadly(path), 41: Endless(path), 63: Deadly(path), 69: Deadly(path)}
+    files = [File("train", f"{n}", 0, 0, "x", fatal.get(n, path)) for n in range(70)]
+    audios = pp._decode(files, RATE, tmp_path / pp.WAVES)
+    assert {n: audio.reason for n, audio in enumerate(audios) if audio.reason} == {
+        40: "unreadable: its decoder crashes (SIGSEGV)",
+        41: "unreadable: its decoder hangs, no sound came in 30 s",
+        63: "unreadable: its decoder crashes (SIGSEGV)",
+        69: "unreadable: its decoder crashes (SIGSEGV)",
+    }
+    waves = np.fromfile(tmp_path / pp.WAVES, "<i2").reshape(66, 1600)
+    assert (waves == noise(1)).all()
+    assert [audio.offset for audio in audios if not audio.reason] == list(range(0, 66 * 1600, 1600))
+    assert not (tmp_path / pp.SCRATCH).exists()
+
+
+def test_a_decoder_without_progress_is_ended(tmp_path: Path) -> None:
+    """The alarm of a real read: opening a FIFO waits for ever, and nothing but the alarm ends it."""
+    pipe, wave = tmp_path / "pipe.wav", write(tmp_path / "a.wav", 1)
+    os.mkfifo(pipe)
+    code = (
+        "import os, sys, pathlib, preprocess; os.path.isfile = lambda path: True; "
+        "preprocess._read_chunk(sys.argv[1:2], 8000, pathlib.Path(sys.argv[2]), patience=0.5)"
+    )
+    for path, status in ((wave, 0), (pipe, -signal.SIGALRM)):
+        command = [sys.executable, "-c", code, str(path), str(tmp_path)]
+        assert subprocess.run(command, cwd=REPOSITORY, timeout=30).returncode == status
+
+
+def test_processes_that_cannot_start_are_no_fault_of_the_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pp, "_work", Deadly("x"))
+    with pytest.raises(UserError, match=r"a decoding process crashes \(SIGSEGV\) before it has begun: free memory"):
+        list(pp._isolated(len, [["a"], ["b"]], lambda path, reason: 0))
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell how much memory is used")
+def test_a_decoding_process_has_so_much_memory_and_no_more() -> None:
+    def fill(size: int) -> Any:
+        return next(pp._isolated(eval, [f"len(bytearray({size}))"], lambda path, reason: 0))  # type: ignore[arg-type, list-item]
+
+    assert fill(pp.SPARE_BYTES // 2) == pp.SPARE_BYTES // 2
+    with pytest.raises(MemoryError):
+        fill(pp.SPARE_BYTES + (64 << 20))
+
+
+def test_what_a_task_raises_is_raised() -> None:
+    with pytest.raises(TypeError, match="int"):
+        list(pp._isolated(int, [["a"]], lambda path, reason: 0))  # type: ignore[arg-type]
+    with pytest.raises(FileNotFoundError):  # which is not taken for the death of the process
+        list(pp._isolated(os.scandir, ["/nowhere"], lambda path, reason: 0))  # type: ignore[arg-type, list-item]
+
+
+def test_hours_in_a_few_bytes_do_not_fill_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_one_process(monkeypatch)
+    monkeypatch.setattr(pp, "LONGEST_HOURS", 0.01)
+    monkeypatch.setattr(pp, "BLOCK_VALUES", 1000)
+    write(tmp_path / "data" / "a.flac", np.zeros(36 * RATE, np.int16))
+    write(tmp_path / "data" / "b.flac", np.zeros(36 * RATE + 1, np.int16))
+    clips, rejected = pp.decode_folder(tmp_path / "data", RATE, tmp_path / "into")
+    assert clips["fname"].tolist() == ["a.flac"]
+    assert rejected.to_numpy().tolist() == [["b.flac", "longer than 0.01 h: cut it into clips"]]
+    assert (tmp_path / "into" / pp.WAVES).stat().st_size == 2 * 36 * RATE
 
 
 def test_decode_folder(tmp_path: Path) -> None:
@@ -763,15 +837,16 @@ def test_a_killed_run_goes_on_where_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root, work = fill(tmp_path / "data"), tmp_path / "work"
+    in_one_process(monkeypatch)
     monkeypatch.setattr(pp, "CHUNK_FILES", 2)
     read_chunk = pp._read_chunk
     read: list[str] = []
 
-    def dying(paths: list[str], *rest: Any) -> Any:
+    def dying(paths: list[str], **options: Any) -> Any:
         read.extend(Path(path).name for path in paths)
         if len(read) > 8:
             raise KeyboardInterrupt
-        return read_chunk(paths, *rest)
+        return read_chunk(paths, **options)
 
     monkeypatch.setattr(pp, "_read_chunk", dying)
     with pytest.raises(KeyboardInterrupt):
@@ -779,7 +854,7 @@ def test_a_killed_run_goes_on_where_it_was(
     assert len(read) == 10  # the last chunk of two was not finished
     (work / pp.WAVES).write_bytes((work / pp.WAVES).read_bytes()[:-100] + bytes(101))  # one clip has not come to disk
     with (work / pp.JOURNAL).open("a") as journal:
-        journal.write('[[["train", "yes/9')  # cut off
+        journal.write('\n[[["train", "yes/9')  # cut off
     write(root / "no" / "1.wav", 50)  # changed since
     monkeypatch.setattr(pp, "_read_chunk", read_chunk)
     clips = prepare(root, work)
