@@ -191,20 +191,43 @@ def decode_folder(folder: Path, sample_rate: int, into: Path) -> tuple[DataFrame
     both by name. fname is relative to `folder`, or to `folder`/audio where that is its only folder; label is the name
     of the top folder a clip is in, '' for one that is in none. UserError where there is no audio file.
     """
-    from source import AUDIO_SUFFIXES, find, inside
+    from source import find_clips
 
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; give the folder of the clips to label")
-    top = inside(folder.resolve())
-    files = sorted(find(top, top, "test", Counter()))
-    if not files:
-        raise UserError(f"{folder}: no audio file found ({' '.join(sorted(AUDIO_SUFFIXES))})")
+    files = sorted(find_clips(folder))
     table = _table(files, _decode(files, sample_rate, into / WAVES))
     usable = table["reason"] == ""
     return (
         table.loc[usable, ["fname", "label", "offset", "length"]].reset_index(drop=True),
         table.loc[~usable, ["fname", "reason"]].reset_index(drop=True),
     )
+
+
+class Decoded(NamedTuple):
+    """A few files' samples back to back, and for each file where its own begin, their number, and why it has none."""
+
+    waves: NDArray[np.int16]
+    offset: NDArray[np.int64]
+    length: NDArray[np.int64]
+    reason: list[str]
+
+
+def decode_stream(files: Sequence[File], sample_rate: int, scratch: Path) -> Iterator[Decoded]:
+    """Decode `files` in order, at `sample_rate` (Hz), with a bounded number under way whatever their number.
+
+    Samples pass through `scratch`, a folder that is made and removed. What is not asked for is not decoded.
+    """
+    shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
+    scratch.mkdir(parents=True)
+    try:
+        # The first ones come at once, and whoever asked is busy with them while the pool for the rest starts.
+        for part in (files[: POOL_FILES - 1], files[POOL_FILES - 1 :]):
+            for path, audios in _decode_chunks(part, sample_rate, scratch):
+                waves = _map(path) if path.stat().st_size else np.empty(0, np.int16)
+                path.unlink()  # the map keeps the samples
+                offset, length = (np.array(column, np.int64) for column in zip(*(a[:2] for a in audios), strict=True))
+                yield Decoded(waves, offset, length, [audio.reason for audio in audios])
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _table(files: Sequence[File], audios: Iterable[_Audio]) -> DataFrame:
@@ -262,13 +285,13 @@ def _decode(
 
 def _decode_chunks(files: Sequence[File], sample_rate: int, scratch: Path) -> Iterator[tuple[Path, list[_Audio]]]:
     """`_read_chunk` of all files in order, with few chunks under way at a time so that memory stays flat."""
-    chunks = list(_chunks(files))
+    chunks = _chunks(files)
     if len(files) < POOL_FILES:
         yield from (_read_chunk(chunk, sample_rate, scratch) for chunk in chunks)
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     pool = ProcessPoolExecutor(
-        min(cores, len(chunks)),
+        min(cores, -(-len(files) // CHUNK_FILES)),
         multiprocessing.get_context("spawn"),
         initializer=_start_process,
     )
