@@ -22,7 +22,7 @@ import threading
 import time
 import warnings
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -211,7 +211,7 @@ class Decoded(NamedTuple):
     reason: list[str]
 
 
-def decode_stream(files: Sequence[File], sample_rate: int, scratch: Path) -> Iterator[Decoded]:
+def decode_stream(files: Sequence[File], sample_rate: int, scratch: Path) -> Generator[Decoded, None, None]:
     """Decode `files` in order, at `sample_rate` (Hz), with a bounded number under way whatever their number.
 
     Samples pass through `scratch`, a folder that is made and removed. What is not asked for is not decoded.

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arg import UserError
-from util import replacing
+from util import remove_leftovers, replacing
 
 KEY = "key.json"  # what the rows hang on
 ROWS = "rows.f32"  # (clips, classes) little-endian float32
@@ -122,6 +122,7 @@ class Results:
         """Remove what is ours, the key first: without it nothing else counts."""
         for name in (KEY, ROWS, MARKS, FLOAT32):
             (self.folder / name).unlink(missing_ok=True)
+        remove_leftovers(self.folder / KEY)
         shutil.rmtree(self.folder / SCRATCH, ignore_errors=True)
 
 

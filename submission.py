@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arg import UserError
-from util import Names, replacing
+from util import Names, remove_leftovers, replacing
 
 Ints = NDArray[np.int64]
 BLOCK_ROWS = 8192  # read and written at a time
@@ -99,6 +99,8 @@ def write_submission(
     import pandas as pd
 
     names, beside_name = np.array(classes, object), output.with_name(f"{output.stem}_probabilities.csv")
+    for path in (output, beside_name):
+        remove_leftovers(path)
     with contextlib.ExitStack() as stack:
         paths = [stack.enter_context(replacing(path)) for path in (output, beside_name)]  # the last is renamed first
         short_file, full_file = (stack.enter_context(p.open("w", encoding="utf-8", newline="")) for p in paths)

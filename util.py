@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import glob
 import math
 import os
 import queue
@@ -197,6 +198,12 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         beside.replace(path)
     finally:
+        beside.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what `replacing` left beside `path` in processes that were killed; for whoever alone writes there now."""
+    for beside in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         beside.unlink(missing_ok=True)
 
 
