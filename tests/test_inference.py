@@ -395,7 +395,7 @@ def test_killed_at_every_write_and_rename(runs: Path, clips: Path, whole: list[b
         output.write_bytes(b"old")
         config = dataclasses.replace(config, output=output)
         with pytest.MonkeyPatch.context() as patch:
-            kill = Kill(patch, folder, number)
+            Kill(patch, folder, number)
             killed = False
             try:
                 inference.label(config, ensemble, device)
