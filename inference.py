@@ -21,7 +21,17 @@ from numpy.typing import NDArray
 from arg import InferenceConfig, RunConfig, UserError, command, parse_inference
 from results import BAD, SCRATCH, Results, partial_results
 from submission import Form, read_form, write_submission
-from util import clock, format_accuracy, hard_vote, pick_device, pick_precision, prefetched, progress, soft_vote
+from util import (
+    clock,
+    format_accuracy,
+    hard_vote,
+    keep_memory,
+    pick_device,
+    pick_precision,
+    prefetched,
+    progress,
+    soft_vote,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def infer(config: InferenceConfig) -> None:
     """Load the ensemble, label the clips with it, and write the submission and its probabilities."""
+    keep_memory()
     device = pick_device(config.gpu)
     if config.output.is_dir():
         raise UserError(f"-o {config.output}: is a folder; name the CSV to write")

@@ -390,12 +390,13 @@ def predict(
         by_view = []
         for index in range(views):
             features = {
-                config: frontend(transform.view(wave, index, config.sample_rate))
-                .to(dtype)
-                .contiguous(memory_format=torch.channels_last)
+                config: frontend(transform.view(wave, index, config.sample_rate)).to(dtype)
                 for config, frontend in frontends.items()
             }
-            logits = [net(features[model.config.features]) for model, net in zip(models, nets, strict=True)]
+            logits = [
+                net(features[model.config.features].contiguous(memory_format=model.layout))
+                for model, net in zip(models, nets, strict=True)
+            ]
             by_view.append(torch.stack(logits).float().softmax(2))
         return torch.stack(by_view, dim=1)
 

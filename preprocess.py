@@ -222,7 +222,8 @@ def decode_stream(files: Sequence[File], sample_rate: int, scratch: Path) -> Gen
         # The first ones come at once, and whoever asked is busy with them while the pool for the rest starts.
         for part in (files[: POOL_FILES - 1], files[POOL_FILES - 1 :]):
             for path, audios in _decode_chunks(part, sample_rate, scratch):
-                waves = _map(path) if path.stat().st_size else np.empty(0, np.int16)
+                # copy on write, only since torch asks for memory that may be written
+                waves = np.memmap(path, "<i2", "c") if path.stat().st_size else np.empty(0, np.int16)
                 path.unlink()  # the map keeps the samples
                 offset, length = (np.array(column, np.int64) for column in zip(*(a[:2] for a in audios), strict=True))
                 yield Decoded(waves, offset, length, [audio.reason for audio in audios])

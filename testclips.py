@@ -44,7 +44,7 @@ class TestClips(ABC):
             yield stop - start, self._identity(start, stop)
 
     def _identity(self, start: int, stop: int) -> bytes:
-        return "\n".join(self.names[start:stop]).encode()
+        return "\n".join(self.names[start:stop]).encode("utf-8", "surrogatepass")
 
     @abstractmethod
     def origin(self) -> str:
@@ -67,7 +67,7 @@ class StoreClips(TestClips):
     def waves(self, batch_size: int, start: int, scratch: Path, strict: bool) -> Generator[Batch, None, None]:
         for first in range(start, len(self), batch_size):
             rows = np.arange(first, min(first + batch_size, len(self)))
-            yield torch.from_numpy(self.clips.windows(rows, self.clip_samples)), np.zeros(len(rows), np.bool_)
+            yield self.clips.windows(rows, self.clip_samples), np.zeros(len(rows), np.bool_)
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class FolderClips(TestClips):
 
     def waves(self, batch_size: int, start: int, scratch: Path, strict: bool) -> Generator[Batch, None, None]:
         size = self.clip_samples
-        windows, bad = np.zeros((0, size), np.int16), np.zeros(0, np.bool_)
+        windows, bad = torch.zeros((0, size), dtype=torch.int16), np.zeros(0, np.bool_)
         for part in decode_stream(self.files[start:], self.sample_rate, scratch):
             unread = np.array([reason != "" for reason in part.reason])
             if strict and unread.any():
@@ -94,13 +94,14 @@ class FolderClips(TestClips):
                 raise UserError(f"{name}: {part.reason[first]}; {MEND}")
             start += len(unread)
             central = (part.length - size) // 2
-            windows = np.concatenate([windows, gather(part.waves, part.offset, part.length, central, size)])
+            waves = torch.from_numpy(part.waves)
+            windows = torch.cat([windows, gather(waves, part.offset, part.length, central, size)])
             bad = np.concatenate([bad, unread])
             while len(windows) >= batch_size:
-                yield torch.from_numpy(windows[:batch_size]), bad[:batch_size]
+                yield windows[:batch_size], bad[:batch_size]
                 windows, bad = windows[batch_size:], bad[batch_size:]
         if len(windows):
-            yield torch.from_numpy(windows), bad
+            yield windows, bad
 
 
 MEND = "mend or remove it, or use --on-bad-clip majority"
@@ -112,7 +113,7 @@ def find_clips_to_label(config: InferenceConfig, run: RunConfig) -> TestClips:
     `run` is what one of the ensemble's networks was trained with.
     """
     store = Store.open(config.work) if (config.work / STORE).exists() or config.input_path is None else None
-    if store and store.folds_hash() != run.folds_hash:
+    if store and store.folds_hash != run.folds_hash:
         print(f"warning: {config.work} has other folds or labels now than these runs were trained on", file=sys.stderr)
     if config.input_path is None:
         assert store is not None

@@ -51,7 +51,7 @@ from inference import label, load_ensemble
 from model import Classifier, load_classifier, save_checkpoint
 from preprocess import preprocess
 from transform import VIEW_NOISE_STD, VIEW_SHIFT_SECONDS, VIEWS
-from util import pick_device, pick_precision
+from util import keep_memory, pick_device, pick_precision
 
 RATE = 16_000
 CLASSES = tuple(f"class{index:02}" for index in range(12))
@@ -75,6 +75,7 @@ def main() -> None:
     )
     parser.add_argument("--measure-memory", type=Path, help=argparse.SUPPRESS)  # one of --scaling's processes
     options = parser.parse_args()
+    keep_memory()
     if options.measure_memory:
         print(json.dumps(labelled_folder(options.measure_memory)))
         return

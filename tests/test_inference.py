@@ -526,7 +526,7 @@ def test_names_are_a_sequence() -> None:
     names = Names(texts)
     assert list(names) == texts
     assert len(names) == 5
-    assert names[1:4] == texts[1:4]
+    assert list(names[1:4]) == texts[1:4]
     assert (names[-1], names[0]) == ("a", "b/ä.wav")
     assert names.index("中文😀") == 3
     with pytest.raises(IndexError):
