@@ -272,6 +272,7 @@ class InferenceConfig:
     on_bad_clip: str = "error"  # or "majority": label it with the most common class
     checkpoint: str = "last"  # or "best"
     batch_size: int = 64
+    precision: str = "auto"  # "auto", "32", "bf16" or "16"
 
 
 def run_name(model: str, n_mels: int, frames: int, tag: str = "") -> str:
@@ -548,6 +549,9 @@ def parse_inference(argv: Sequence[str] | None = None) -> InferenceConfig:
     )
     parser.add_argument("--checkpoint", choices=("last", "best"), default="last", help="best: on the held-out fold")
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="clips at a time")
+    parser.add_argument(
+        "--precision", choices=("auto", "32", "bf16", "16"), default="auto", help="auto: 32 on a CPU, half on a GPU"
+    )
     a = parser.parse_args(argv)
     n_mels, frames = a.n_mels or a.size, a.frames or a.size
     if a.folds == FULL:
@@ -571,6 +575,7 @@ def parse_inference(argv: Sequence[str] | None = None) -> InferenceConfig:
         on_bad_clip=a.on_bad_clip,
         checkpoint=a.checkpoint,
         batch_size=a.batch_size,
+        precision=a.precision,
     )
 
 

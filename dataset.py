@@ -6,13 +6,12 @@ batch of waves into features on whatever device it is on. The network is none of
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,7 +23,7 @@ from torch.nn import functional as F
 
 from arg import FULL, FeatureConfig, Fold, UserError
 from preprocess import WAVES, load_store, read_clips
-from util import prefetched, seed_of
+from util import Names, prefetched, seed_of
 
 Ints = NDArray[np.integer[Any]]
 
@@ -139,45 +138,6 @@ def as_float(wave: Tensor) -> Tensor:
 
 
 # --------------------------------------------------------------------------------------------------- the store
-
-
-class Names(Sequence[str]):
-    """Strings in one piece of memory, so that a million cost little more than their letters.
-
-    An index gives a str; an array of indices, or a mask, a part as another Names, which shares the letters.
-    """
-
-    def __init__(self, names: Iterable[str] = ()) -> None:
-        self._letters = bytearray()  # UTF-8
-        self._start = np.zeros(1, np.int64)
-        self._rows = np.zeros(0, np.int32)
-        self.extend(names)
-
-    def extend(self, names: Iterable[str]) -> None:
-        """Add names at the end, which a part of other names does not take."""
-        length = []
-        for name in names:
-            encoded = name.encode("utf-8", "surrogatepass")
-            self._letters += encoded
-            length.append(len(encoded))
-        count = len(self._start) - 1
-        self._start = np.concatenate([self._start, self._start[-1] + np.cumsum(length, dtype=np.int64)])
-        self._rows = np.concatenate([self._rows, np.arange(count, count + len(length), dtype=np.int32)])
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice | NDArray[Any]) -> Names: ...
-    def __getitem__(self, index: int | slice | NDArray[Any]) -> str | Names:
-        if isinstance(index, slice | np.ndarray):
-            part = copy.copy(self)
-            part._rows = self._rows[index]
-            return part
-        row = self._rows[index]
-        return self._letters[self._start[row] : self._start[row + 1]].decode("utf-8", "surrogatepass")
 
 
 @dataclass(frozen=True)

@@ -7,25 +7,41 @@ are used, so that ``-h`` and a mistyped flag answer at once.
 from __future__ import annotations
 
 import sys
-import tempfile
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from arg import InferenceConfig, RunConfig, UserError, command, parse_inference
-from util import accuracy, clock, format_accuracy, hard_vote, pick_device, progress, replacing, soft_vote
+from results import BAD, SCRATCH, Results, partial_results
+from submission import Form, read_form, write_submission
+from util import (
+    clock,
+    format_accuracy,
+    hard_vote,
+    keep_memory,
+    pick_device,
+    pick_precision,
+    prefetched,
+    progress,
+    soft_vote,
+)
 
 if TYPE_CHECKING:
-    import pandas as pd
     import torch
+    from torch import Tensor
 
-    from dataset import Clips, Store
     from model import Classifier
+    from testclips import Batch, TestClips
+
+BATCHES_AHEAD = 2  # that are decoded or gathered while the networks are busy
+HALF_TOLERANCE = 0.02  # largest difference of a probability from float32's
 
 
 @command
@@ -34,25 +50,57 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def infer(config: InferenceConfig) -> None:
-    """Load the ensemble and the clips, predict, and write the submission and its probabilities."""
+    """Load the ensemble, label the clips with it, and write the submission and its probabilities."""
+    keep_memory()
     device = pick_device(config.gpu)
-    models = load_ensemble(config)
-    classes = models[0].config.classes
     if config.output.is_dir():
         raise UserError(f"-o {config.output}: is a folder; name the CSV to write")
-    with tempfile.TemporaryDirectory() as scratch:
-        test = read_test(config, models[0], Path(scratch))
-        form = read_form(config, test, classes)
-        probabilities = predict_clips(config, models, test.clips, device)
-    write_submission(config, form, test, classes, probabilities)
+    label(config, load_ensemble(config), device)
+
+
+def label(config: InferenceConfig, ensemble: Ensemble, device: torch.device) -> None:
+    """Find the clips, predict those that an interrupted run has not, and write the submission."""
+    from testclips import find_clips_to_label
+
+    clips = find_clips_to_label(config, ensemble.models[0].config)
+    form = read_form(clips.sample_submission, clips.names, ensemble.classes)
+    key = {  # all that a clip's probabilities hang on beside the clip
+        "checkpoints": ensemble.digests,
+        "clips": clips.origin(),
+        "views": views_of(config),
+        "ensemble": config.ensemble,
+        "batch size": config.batch_size,
+        "precision": pick_precision(config.precision, device),
+        "device": device.type,
+    }
+    identities, keep_bad = clips.identities(config.batch_size), config.on_bad_clip == "majority"
+    with partial_results(config.output, key, len(ensemble.classes), identities, keep_bad) as results:
+        predict_clips(config, ensemble, clips, results, device)
+        report(config, form, clips, ensemble, results)
+        results.remove()
 
 
 # ------------------------------------------------------------------------------------------------- the ensemble
 
 
-def load_ensemble(config: InferenceConfig) -> list[Classifier]:
+@dataclass(frozen=True)
+class Ensemble:
+    """The networks, and the hashes of the checkpoints they are from."""
+
+    models: list[Classifier]
+    digests: list[str]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.models[0].config.classes
+
+
+def load_ensemble(config: InferenceConfig) -> Ensemble:
     """Every fold of every run, checked to belong together. UserError names what is missing or does not."""
-    from model import read_checkpoint, restore_classifier
+    import torch
+
+    from model import fold_batch_norm, read_checkpoint, restore_classifier
+    from testclips import file_digest
 
     paths = [path for run in config.runs for path in checkpoint_paths(config, run)]
     checkpoints = [read_checkpoint(path) for path in paths]
@@ -83,7 +131,11 @@ def load_ensemble(config: InferenceConfig) -> list[Classifier]:
             raise UserError(
                 f"{path}: another network, feature or --limit than in the run's other folds; train it again"
             )
-    return [restore_classifier(path, checkpoint) for path, checkpoint in zip(paths, checkpoints, strict=True)]
+    models = [restore_classifier(path, checkpoint) for path, checkpoint in zip(paths, checkpoints, strict=True)]
+    for model in models:
+        features, draw = model.config.features, torch.Generator().manual_seed(0)
+        fold_batch_norm(model.net, torch.randn(2, 1, features.n_mels, features.frames, generator=draw))
+    return Ensemble(models, [file_digest(path) for path in paths])
 
 
 def checkpoint_paths(config: InferenceConfig, run: str) -> list[Path]:
@@ -100,171 +152,139 @@ def checkpoint_paths(config: InferenceConfig, run: str) -> list[Path]:
     return list(paths.values())
 
 
-# ---------------------------------------------------------------------------------------------------- the clips
+# ---------------------------------------------------------------------------------------------------- prediction
 
 
-@dataclass(frozen=True)
-class Test:
-    """The clips to label."""
+def predict_clips(
+    config: InferenceConfig, ensemble: Ensemble, clips: TestClips, results: Results, device: torch.device
+) -> None:
+    """Append the ensemble's probabilities of the clips that `results` does not have yet."""
+    import torch
 
-    clips: Clips
-    bad: tuple[str, ...]  # names of those that could not be read
-    class_counts: tuple[int, ...]  # of the training clips
-    sample_submission: Path | None
-
-
-def read_test(config: InferenceConfig, model: Classifier, scratch: Path) -> Test:
-    """The store's test clips, or a folder's, decoded into `scratch`. UserError on a clip that cannot be read."""
-    from dataset import Store
-    from preprocess import STORE
-
-    store = Store.open(config.work) if (config.work / STORE).exists() or config.input_path is None else None
-    if store and store.folds_hash != model.config.folds_hash:
-        print(f"warning: {config.work} has other folds or labels now than these runs were trained on", file=sys.stderr)
-    if config.input_path is None:
-        assert store is not None
-        clips, rejected = store_test(store, model)
-        ours = True
-    else:
-        clips, rejected = folder_test(config.input_path, model, scratch)
-        folder = config.input_path.resolve()
-        ours = store is not None and store.test_root in (folder, folder / "audio")
-    if len(rejected) and config.on_bad_clip == "error":
-        name, reason = rejected.iloc[0][["fname", "reason"]]
-        more = f", and {len(rejected) - 1} more" if len(rejected) > 1 else ""
-        raise UserError(f"{name}: {reason}{more}; mend or remove it, or use --on-bad-clip majority")
-    return Test(
-        clips=clips,
-        bad=tuple(rejected["fname"]),
-        class_counts=model.config.class_counts,
-        sample_submission=config.sample_submission or (store.sample_submission if store and ours else None),
+    views, total = views_of(config), -(-len(clips) // config.batch_size)
+    print(
+        f"{len(clips):,} clips, networks: {len(ensemble.models)}, views: {views}, {config.ensemble} vote, {device}",
+        flush=True,
     )
+    if results.rows:
+        print(f"going on after {results.rows:,} clips that an interrupted run labelled")
+    started = time.monotonic()
+    strict = config.on_bad_clip == "error"
+    waves = clips.waves(config.batch_size, results.rows, results.folder / SCRATCH, strict)
+    ahead = prefetched(map(pinned, waves) if device.type == "cuda" else waves, BATCHES_AHEAD)
+    try:
+        rows = predict_rows(config, ensemble, ahead, results, device)
+        identities = islice(clips.identities(config.batch_size), results.batches, None)
+        labelled = results.append((identity, row) for (_, identity), row in zip(identities, rows, strict=True))
+        for _ in progress(labelled, total - results.batches, "labelling, batch"):
+            pass
+    except torch.OutOfMemoryError as error:
+        raise UserError(f"out of memory on {device}: use a smaller --batch-size than {config.batch_size}") from error
+    except KeyboardInterrupt:
+        if results.rows:
+            print(f"{results.rows:,} clips are labelled; the same command goes on from there", file=sys.stderr)
+        raise
+    finally:
+        ahead.close()
+        waves.close()
+    print(f"labelled in {clock(time.monotonic() - started)}")
 
 
-def store_test(store: Store, model: Classifier) -> tuple[Clips, pd.DataFrame]:
-    from preprocess import load_rejected
+def predict_rows(
+    config: InferenceConfig, ensemble: Ensemble, batches: Iterator[Batch], results: Results, device: torch.device
+) -> Iterator[NDArray[np.float32]]:
+    """(B, classes) probabilities of each batch; rows of BAD for clips that could not be read."""
+    from model import predict
 
-    features = model.config.features
-    if store.sample_rate != features.sample_rate:
-        raise UserError(
-            f"{store.work} is at {store.sample_rate} Hz and the runs at {features.sample_rate}: give the clips with -i"
-        )
-    rejected = load_rejected(store.work)
-    clips, rejected = store.clips("test", model.config.classes), rejected[rejected["split"] == "test"]
-    if not len(clips) + len(rejected):
-        raise UserError(f"{store.root} has no test clips: give a folder of clips with -i")
-    return clips, rejected
+    vote = soft_vote if config.ensemble == "soft" else hard_vote
+    unread: deque[NDArray[np.bool_]] = deque()
+    first = next(batches, None)
+    if first is None:
+        return
+    dtype = choose_precision(config, ensemble, first[0], results, device)
+
+    def waves() -> Iterator[Tensor]:
+        for wave, bad in chain([first], batches):
+            unread.append(bad)
+            yield wave
+
+    for probabilities in predict(ensemble.models, waves(), views_of(config), device, dtype):
+        rows = vote(probabilities.mean(1)).astype(np.float32)
+        if not np.isfinite(rows).all():
+            raise UserError(f"the networks' output is not a number in {dtype}: use --precision 32, or train again")
+        rows[unread.popleft()] = BAD
+        yield rows
 
 
-def folder_test(folder: Path, model: Classifier, scratch: Path) -> tuple[Clips, pd.DataFrame]:
-    from dataset import clips_of, read_waves
-    from preprocess import decode_folder
+def choose_precision(
+    config: InferenceConfig, ensemble: Ensemble, wave: Tensor, results: Results, device: torch.device
+) -> torch.dtype:
+    """The precision asked for, or float32 where its error on the first batch, `wave`, is too large; says which."""
+    import torch
 
-    table, rejected = decode_folder(folder, model.config.features.sample_rate, scratch)
-    return clips_of(table, read_waves(scratch), model.config.classes), rejected
+    from model import predict
+
+    dtypes = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+    dtype = dtypes.get(pick_precision(config.precision, device), torch.float32)
+    if dtype == torch.float32 or results.float32:
+        return torch.float32
+    exact, half = (
+        next(predict(ensemble.models, [wave], views_of(config), device, kind)).mean((0, 1))
+        for kind in (torch.float32, dtype)
+    )
+    difference = float(np.abs(exact - half).max())
+    said = f"{str(dtype).removeprefix('torch.')}: probabilities within {difference:.1e} of float32's in the first batch"
+    if difference <= HALF_TOLERANCE:  # false, too, where it is not a number
+        print(said, flush=True)
+        return dtype
+    print(f"{said}, more than {HALF_TOLERANCE:g}: float32 it is", flush=True)
+    results.give_up_half()
+    return torch.float32
+
+
+def views_of(config: InferenceConfig) -> int:
+    from transform import VIEWS
+
+    return VIEWS if config.tta else 1
+
+
+def pinned(batch: Batch) -> Batch:
+    """A batch in memory that is copied to a GPU while other things happen."""
+    wave, bad = batch
+    return wave.pin_memory(), bad
 
 
 # ----------------------------------------------------------------------------------------------- the submission
 
 
-@dataclass(frozen=True)
-class Form:
-    """What the submission looks like."""
-
-    header: tuple[str, ...]
-    ids: tuple[str, ...]  # as they stand in the first column, in order
-    fnames: tuple[str, ...]  # the clip of each
-    probabilities: bool  # a column a class, instead of the label
-
-
-def read_form(config: InferenceConfig, test: Test, classes: tuple[str, ...]) -> Form:
-    """Header and order from the sample submission, or fname,label by name. UserError where it does not fit."""
-    import pandas as pd
-
-    fnames = sorted([*test.clips.fname, *test.bad])
-    path = test.sample_submission
-    if path is None:
-        return Form(("fname", "label"), tuple(fnames), tuple(fnames), probabilities=False)
-    try:
-        sample = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not a sample submission ({error})") from error
-    header = tuple(sample.columns)
-    probabilities = len(header) > 2 and set(header[1:]) == set(classes)
-    if len(header) != 2 and not probabilities:
-        raise UserError(f"{path}: need an id and a label, or an id and a column for each of {', '.join(classes)}")
-    ids = tuple(sample[header[0]])
-    return Form(header, ids, match_ids(ids, fnames, path), probabilities)
-
-
-def match_ids(ids: Sequence[str], fnames: Sequence[str], path: Path) -> tuple[str, ...]:
-    """The clip of each id: by its whole path, else by its name, else by its name without the extension."""
-    for key in (str, lambda fname: Path(fname).name, lambda fname: Path(fname).stem):
-        by_id = {key(fname): fname for fname in fnames}
-        if len(by_id) == len(fnames) == len(ids) and by_id.keys() == set(ids):
-            return tuple(by_id[id_] for id_ in ids)
-    repeated = len(ids) - len(set(ids))
-    unknown, missing = sorted(set(ids) - set(fnames)), sorted(set(fnames) - set(ids))
-    kinds = {"ids without a clip": unknown, "clips without an id": missing}
-    what = [f"{len(names)} {kind} (such as {names[0]})" for kind, names in kinds.items() if names]
-    what += [f"{repeated} ids more than once"] if repeated else []
-    raise UserError(f"{path}: its ids are not the clips to label: {', '.join(what)}; see -i and --sample-submission")
-
-
-def predict_clips(
-    config: InferenceConfig, models: Sequence[Classifier], clips: Clips, device: torch.device
-) -> NDArray[Any]:
-    """The ensemble's probabilities, (clips, classes)."""
-    from dataset import Batches
-    from model import predict
-    from transform import VIEWS
-
-    views = VIEWS if config.tta else 1
-    vote = soft_vote if config.ensemble == "soft" else hard_vote
-    classes, clip_samples = models[0].config.classes, models[0].config.features.clip_samples
-    started = time.monotonic()
-    print(
-        f"{len(clips):,} clips, networks: {len(models)}, views: {views}, {config.ensemble} vote, {device}", flush=True
-    )
-    batches = Batches(clips, len(classes), clip_samples, config.batch_size)
-
-    def rows() -> Iterator[NDArray[Any]]:
-        for probabilities in predict(models, (wave for wave, _ in batches), views, device):
-            yield vote(probabilities.mean(1))
-
-    parts = list(progress(rows(), len(batches), "labelling, batch"))
-    seconds = time.monotonic() - started
-    print(f"labelled in {clock(seconds)}")
-    return np.concatenate(parts) if parts else np.zeros((0, len(classes)), np.float32)
-
-
-def write_submission(
-    config: InferenceConfig, form: Form, test: Test, classes: tuple[str, ...], probabilities: NDArray[Any]
-) -> None:
+def report(config: InferenceConfig, form: Form, clips: TestClips, ensemble: Ensemble, results: Results) -> None:
     """Write the submission and the probabilities beside it; where labels are known, say how good it is."""
-    import pandas as pd
+    counts = ensemble.models[0].config.class_counts
+    prior = np.array(counts, np.float32) / sum(counts)  # what is known of a clip that cannot be read
+    right = labelled = bad = 0
 
-    prior = np.array(test.class_counts) / sum(test.class_counts)  # what is known of a clip that cannot be read
-    position = {name: row for row, name in enumerate([*test.clips.fname, *test.bad])}
-    rows = np.concatenate([probabilities, np.tile(prior, (len(test.bad), 1))], dtype=np.float32)
-    rows = rows[[position[name] for name in form.fnames]]
-    labels = [classes[index] for index in rows.argmax(1)]
-    full = pd.DataFrame(rows, columns=list(classes))
-    full.insert(0, form.header[0], form.ids, allow_duplicates=True)
-    short = pd.DataFrame({form.header[0]: form.ids, form.header[1]: labels})
-    submission = full[list(form.header)] if form.probabilities else short
-    beside_name = config.output.with_name(f"{config.output.stem}_probabilities.csv")
-    for path, content in ((beside_name, full), (config.output, submission)):
-        with replacing(path) as beside:
-            content.to_csv(beside, index=False)
-    if test.bad:
-        print(f"warning: {len(test.bad)} clips could not be read and got the largest class", file=sys.stderr)
-    labelled = test.clips.target >= 0
-    if labelled.any():
-        truth, predicted = test.clips.target[labelled], probabilities[labelled].argmax(1)
-        left_out = f", without {len(test.bad)} that could not be read" if test.bad else ""
-        print(f"test accuracy {format_accuracy(accuracy(truth, predicted), len(truth))}{left_out}")
-    print(f"{config.output}: {len(submission):,} clips; probabilities in {beside_name}")
+    def rows_at(index: NDArray[np.int64]) -> NDArray[np.float32]:
+        nonlocal right, labelled, bad
+        inside = index < len(clips)  # the others are `clips.lost`
+        rows = np.full((len(index), len(counts)), BAD, np.float32)
+        rows[inside] = results.read(index[inside])
+        unread = rows[:, 0] == BAD
+        rows[unread] = prior
+        target = np.full(len(index), -1)
+        target[inside] = clips.target[index[inside]]
+        known = (target >= 0) & ~unread
+        right += int((rows[known].argmax(1) == target[known]).sum())
+        labelled += int(known.sum())
+        bad += int(unread.sum())
+        return rows
+
+    beside_name = write_submission(config.output, form, ensemble.classes, rows_at)
+    if bad:
+        print(f"warning: {bad} clips could not be read and got the largest class", file=sys.stderr)
+    if labelled:
+        left_out = f", without {bad} that could not be read" if bad else ""
+        print(f"test accuracy {format_accuracy(right / labelled, labelled)}{left_out}")
+    print(f"{config.output}: {len(form.ids):,} clips; probabilities in {beside_name}")
 
 
 if __name__ == "__main__":

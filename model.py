@@ -11,7 +11,9 @@ import pickle
 import re
 import urllib.error
 import urllib.request
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,11 @@ import pytorch_lightning as pl
 import timm
 import torch
 from numpy.typing import NDArray
+from timm.layers import BatchNormAct2d  # type: ignore[attr-defined]
 from timm.models import load_state_dict
 from timm.optim import param_groups_weight_decay  # type: ignore[attr-defined]
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import transform
 from arg import FULL, TIMM_WEIGHTS, FeatureConfig, OptimConfig, RunConfig, UserError, from_plain, to_plain
@@ -313,27 +317,120 @@ def load_classifier(path: Path) -> Classifier:
 # --------------------------------------------------------------------------------------------------- prediction
 
 
+def fold_batch_norm(net: nn.Module, feature: Tensor) -> int:
+    """Put the batch normalisations that directly follow a convolution into its weights; returns how many.
+
+    For inference alone: `net` is in evaluation mode. `feature` is a (B, 1, n_mels, frames) input, and what follows what
+    is seen by running the network on it, so that any network will do. Where its output changes by more than rounding
+    nothing is folded: a convolution may have other readers than its normalisation, a network look into its modules.
+    """
+    pairs = _normalised_convolutions(net, feature)
+    parents = {child: (parent, name) for parent in net.modules() for name, child in parent.named_children()}
+    undo: list[tuple[nn.Module, str, nn.Module]] = []
+
+    def put(old: nn.Module, new: nn.Module) -> None:
+        parent, name = parents[old]
+        undo.append((parent, name, old))
+        setattr(parent, name, new)
+
+    with torch.inference_mode():
+        before = net(feature)
+    for convolution, norm in pairs:
+        put(convolution, fuse_conv_bn_eval(convolution, norm).to(memory_format=torch.channels_last))
+        rest = [norm.drop, norm.act] if isinstance(norm, BatchNormAct2d) else []
+        put(norm, nn.Sequential(*rest))  # without any, the identity
+    try:
+        with torch.inference_mode():
+            after = net(feature)
+        close = torch.allclose(after, before, rtol=1e-3, atol=1e-3)
+        close &= torch.allclose(after.softmax(1), before.softmax(1), rtol=0, atol=1e-5)
+    except (AttributeError, TypeError, RuntimeError):
+        close = False
+    if close:
+        return len(pairs)
+    for parent, name, old in reversed(undo):
+        setattr(parent, name, old)
+    return 0
+
+
+def _normalised_convolutions(net: nn.Module, feature: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+    """The convolutions whose output goes to a batch normalisation as it is, each called once, and that."""
+    made: dict[int, tuple[nn.Conv2d, Tensor, int]] = {}
+    pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
+    calls: Counter[nn.Module] = Counter()
+
+    def convolved(module: nn.Conv2d, _: Any, output: Tensor) -> None:
+        calls[module] += 1
+        made[id(output)] = module, output, output._version  # kept alive, so that no other tensor gets its id
+
+    def normalised(module: nn.BatchNorm2d, inputs: tuple[Tensor]) -> None:
+        calls[module] += 1
+        if id(inputs[0]) in made:
+            convolution, output, version = made[id(inputs[0])]
+            if output._version == version:  # else changed in place meanwhile
+                pairs.append((convolution, module))
+
+    hooks = []
+    for module in net.modules():
+        if type(module) is nn.Conv2d:
+            hooks.append(module.register_forward_hook(convolved))
+        elif type(module) in (nn.BatchNorm2d, BatchNormAct2d) and module.track_running_stats:
+            hooks.append(module.register_forward_pre_hook(normalised))
+    try:
+        with torch.no_grad():  # in inference mode tensors have no versions
+            net(feature)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [pair for pair in pairs if calls[pair[0]] == calls[pair[1]] == 1]
+
+
 def predict(
-    models: Sequence[Classifier], waves: Iterable[Tensor], views: int, device: torch.device
+    models: Sequence[Classifier],
+    waves: Iterable[Tensor],
+    views: int,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
 ) -> Iterator[NDArray[np.float32]]:
     """Probabilities of each batch of (B, clip_samples) int16 waves, (models, views, B, classes).
 
-    Each view of a batch is made once, and its features once for all the models that share their settings.
+    Each view of a batch is made once, and its features once for all the models that share their settings. The networks
+    run in `dtype`, everything else in float32. On a GPU the next batch is under way before one's result is waited for.
     """
     models = [model.to(device).eval() for model in models]
+    nets = [model.net if dtype == torch.float32 else deepcopy(model.net).to(dtype) for model in models]
+    frontends = {model.config.features: model.frontend for model in models}
+
+    def scores(wave: Tensor) -> Tensor:
+        by_view = []
+        for index in range(views):
+            features = {
+                config: frontend(transform.view(wave, index, config.sample_rate)).to(dtype)
+                for config, frontend in frontends.items()
+            }
+            logits = [
+                net(features[model.config.features].contiguous(memory_format=model.layout))
+                for model, net in zip(models, nets, strict=True)
+            ]
+            by_view.append(torch.stack(logits).float().softmax(2))
+        return torch.stack(by_view, dim=1)
+
+    pending: deque[tuple[Tensor, torch.cuda.Event]] = deque()
     for wave in waves:
         with torch.inference_mode():
-            wave = as_float(wave.to(device))
-            by_view = [_predict_view(models, wave, index) for index in range(views)]
-            yield torch.stack(by_view, dim=1).cpu().numpy()
+            result = scores(as_float(wave.to(device, non_blocking=True))).to("cpu", non_blocking=True)
+        if device.type == "cpu":
+            yield result.numpy()
+            continue
+        copied = torch.cuda.Event()
+        copied.record(torch.cuda.current_stream(device))
+        pending.append((result, copied))
+        if len(pending) > 1:
+            yield _waited_for(*pending.popleft())
+    while pending:
+        yield _waited_for(*pending.popleft())
 
 
-def _predict_view(models: Sequence[Classifier], wave: Tensor, index: int) -> Tensor:
-    features: dict[FeatureConfig, Tensor] = {}
-    probabilities = []
-    for model in models:
-        config = model.config.features
-        if config not in features:
-            features[config] = model.frontend(transform.view(wave, index, config.sample_rate))
-        probabilities.append(model.logits(features[config]).float().softmax(1))
-    return torch.stack(probabilities)
+def _waited_for(result: Tensor, copied: torch.cuda.Event) -> NDArray[np.float32]:
+    copied.synchronize()
+    return result.numpy()

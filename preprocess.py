@@ -23,8 +23,9 @@ import tempfile
 import time
 import warnings
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain, count, islice
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
@@ -222,14 +223,9 @@ def decode_folder(folder: Path, sample_rate: int, into: Path) -> tuple[DataFrame
     both by name. fname is relative to `folder`, or to `folder`/audio where that is its only folder; label is the name
     of the top folder a clip is in, '' for one that is in none. UserError where there is no audio file.
     """
-    from source import AUDIO_SUFFIXES, find, inside
+    from source import find_clips
 
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; give the folder of the clips to label")
-    top = inside(folder.resolve())
-    files = sorted(find(top, top, "test", Counter()))
-    if not files:
-        raise UserError(f"{folder}: no audio file found ({' '.join(sorted(AUDIO_SUFFIXES))})")
+    files = sorted(find_clips(folder))
     with _writing(into):
         audios = _decode(files, sample_rate, into / WAVES)
     table = _table(files, audios)
@@ -238,6 +234,33 @@ def decode_folder(folder: Path, sample_rate: int, into: Path) -> tuple[DataFrame
         table.loc[usable, ["fname", "label", "offset", "length"]].reset_index(drop=True),
         table.loc[~usable, ["fname", "reason"]].reset_index(drop=True),
     )
+
+
+class Decoded(NamedTuple):
+    """A few files' samples back to back, and for each file where its own begin, their number, and why it has none."""
+
+    waves: NDArray[np.int16]
+    offset: NDArray[np.int64]
+    length: NDArray[np.int64]
+    reason: list[str]
+
+
+def decode_stream(files: Sequence[File], sample_rate: int, scratch: Path) -> Generator[Decoded, None, None]:
+    """Decode `files` in order, at `sample_rate` (Hz), with a bounded number under way whatever their number.
+
+    Samples pass through `scratch`, a folder that is made and removed. What is not asked for is not decoded.
+    """
+    shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
+    scratch.mkdir(parents=True)
+    try:
+        for path, audios in _decode_chunks(files, sample_rate, scratch):
+            # copy on write, only since torch asks for memory that may be written
+            waves = np.memmap(path, "<i2", "c") if path.stat().st_size else np.empty(0, np.int16)
+            path.unlink()  # the map keeps the samples
+            offset, length = (np.array(column, np.int64) for column in zip(*(a[:2] for a in audios), strict=True))
+            yield Decoded(waves, offset, length, [audio.reason for audio in audios])
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _table(files: Sequence[File], audios: Iterable[_Audio]) -> DataFrame:
@@ -300,11 +323,11 @@ def _decode_chunks(files: Sequence[File], sample_rate: int, scratch: Path) -> It
         return _Samples(scratch).close(), [_Audio(reason=f"unreadable: its decoder {reason}")]
 
     read = partial(_read_chunk, sample_rate=sample_rate, scratch=scratch, patience=STALL_SECONDS)
-    return _isolated(read, list(_chunks(files)), lost)
+    return _isolated(read, _chunks(files), lost)
 
 
 def _isolated(
-    task: Callable[[list[str]], Result], chunks: Sequence[list[str]], lost: Callable[[str, str], Result]
+    task: Callable[[list[str]], Result], chunks: Iterable[list[str]], lost: Callable[[str, str], Result]
 ) -> Iterator[Result]:
     """`task` of each chunk of paths, in their order, by processes that a bad file may take along.
 
@@ -313,9 +336,12 @@ def _isolated(
     memory stays flat. What `task` raises is raised here.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    processes = [_Process(task) for _ in range(min(cores, len(chunks)))]
-    results: list[list[Result]] = [[] for _ in chunks]
-    left = [1] * len(chunks)  # parts of each that are still to come
+    rest = iter(chunks)
+    first = list(islice(rest, cores))
+    rest = chain(first, rest)
+    processes = [_Process(task) for _ in first]
+    results: dict[int, list[Result]] = {}  # of the chunks under way
+    left: dict[int, int] = {}  # parts of each that are still to come
     sent = 0
 
     def collect(process: _Process[Result]) -> None:
@@ -340,20 +366,29 @@ def _isolated(
         results[part.chunk].append(result)
         left[part.chunk] -= 1
 
+    def send(process: _Process[Result], chunk: int) -> bool:
+        """Whether there was another chunk to send."""
+        paths = next(rest, None)
+        if paths is not None:
+            results[chunk], left[chunk] = [], 1
+            process.send(_Part(chunk, paths))
+        return paths is not None
+
     try:
-        for chunk in range(len(chunks)):
+        for chunk in count():
             while True:
                 for process in processes:
-                    while len(process.parts) < 2 and sent < min(len(chunks), chunk + 4 * len(processes)):
-                        process.send(_Part(sent, chunks[sent]))
+                    while len(process.parts) < 2 and sent < chunk + 4 * len(processes) and send(process, sent):
                         sent += 1
+                if chunk == sent:
+                    return
                 busy = {process.pipe: process for process in processes if process.parts}
                 for pipe in wait(list(busy), None if left[chunk] else 0):
                     collect(busy[pipe])  # type: ignore[index]
                 if not left[chunk]:
                     break
-            yield from results[chunk]
-            results[chunk] = []
+            del left[chunk]
+            yield from results.pop(chunk)
     finally:
         for process in processes:
             process.end()

@@ -5,16 +5,22 @@ Nothing here opens an audio file. What the archives and manifests need is import
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import sys
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 from arg import PreprocessConfig, UserError
-from util import locked, progress
+from util import Names, locked, progress
 
 SPLITS = ("train", "test", "noise")
 # What soundfile reads, and what it does not but is audio all the same: those are listed as unreadable, not passed over.
@@ -144,8 +150,8 @@ def _read_folders(root: Path, config: PreprocessConfig, notes: list[str]) -> tup
         notes.append("test/ counts as a class: clips to label are looked for there only where there is a train/")
 
     others = Counter[str]()
-    label_of, group_of = _search(config.label_pattern, "label") or _folder_label, _group_of(config)
-    files = find(train, root, "train", others, label_of, group_of)
+    label_of, group_of = _search(config.label_pattern, "label") or folder_label, _group_of(config)
+    files = list(find(train, root, "train", others, label_of, group_of))
     missing = "no label: --label-pattern does not match its name" if config.label_pattern else "lies in no class folder"
     files = [file if file.label else file._replace(reason=missing) for file in files]
     named = {file.label for file in files}
@@ -210,7 +216,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _folder_label(name: str) -> str:
+def folder_label(name: str) -> str:
     return name.split("/")[0] if "/" in name else ""
 
 
@@ -223,16 +229,15 @@ def find(
     base: Path,
     split: str,
     others: Counter[str],
-    label_of: Callable[[str], str] = _folder_label,
+    label_of: Callable[[str], str] = folder_label,
     group_of: Callable[[str], str] = lambda name: "",
-) -> list[File]:
+) -> Iterator[File]:
     """The audio files under `top`, named relative to `base`; their names below `top` give label and group.
 
     Files of other kinds are counted in `others`, by suffix.
     """
     prefix = _prefix(top, base)
     skip = len(str(top).rstrip("/")) + 1
-    files = []
     for entry in _walk(str(top)):
         suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 (a Path for each of 60,000 files is slow)
         if suffix not in AUDIO_SUFFIXES:
@@ -240,8 +245,64 @@ def find(
             continue
         name = entry.path[skip:]
         size, mtime_ns = _stat(entry) or (0, 0)  # a dangling link: decoding gives the reason
-        files.append(File(split, prefix + name, size, mtime_ns, label_of(name), entry.path, group_of(name)))
-    return files
+        yield File(split, prefix + name, size, mtime_ns, label_of(name), entry.path, group_of(name))
+
+
+def find_clips(folder: Path) -> Iterator[File]:
+    """The clips to label: audio files under `folder`, or under its audio/ where that is all there is in it.
+
+    They are named relative to that. UserError where there is none.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; give the folder of the clips to label")
+    top = inside(folder.resolve())
+    file = None
+    for file in find(top, top, "test", Counter()):
+        yield file
+    if file is None:
+        raise UserError(f"{folder}: no audio file found ({' '.join(sorted(AUDIO_SUFFIXES))})")
+
+
+@dataclass(frozen=True)
+class ClipFolder(Sequence[File]):
+    """What `find_clips` finds, by name, in 28 bytes a clip and its name; a slice of it is one, too."""
+
+    top: str  # ends with a slash
+    names: Names  # of all clips, as they can be shown, relative to `top`
+    odd: dict[int, str]  # the real names of those that cannot be, by row
+    size: NDArray[np.int64]  # bytes
+    mtime_ns: NDArray[np.int64]
+    rows: range  # those that this is a slice of
+
+    @classmethod
+    def scan(cls, folder: Path) -> ClipFolder:
+        found, size, mtime_ns, top = list[str](), array("q"), array("q"), ""
+        for file in find_clips(folder):
+            found.append(file.fname)
+            size.append(file.size)
+            mtime_ns.append(file.mtime_ns)
+            top = file.path.removesuffix(file.fname)
+        order = np.array(sorted(range(len(found)), key=found.__getitem__), np.int64)
+        odd = {row: found[index] for row, index in enumerate(order) if UNSAFE_NAME.search(found[index])}
+        names = Names(printable(found[index]) for index in order)
+        return cls(top, names, odd, np.array(size)[order], np.array(mtime_ns)[order], range(len(found)))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> File: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> ClipFolder: ...
+
+    def __getitem__(self, index: int | slice) -> File | ClipFolder:
+        if isinstance(index, slice):
+            return dataclasses.replace(self, rows=self.rows[index])
+        row = self.rows[index]
+        name = self.names[row]
+        path = self.top + self.odd.get(row, name)
+        return File("test", name, int(self.size[row]), int(self.mtime_ns[row]), folder_label(name), path)
 
 
 def _stat(entry: os.DirEntry[str] | Path) -> tuple[int, int] | None:

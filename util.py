@@ -7,7 +7,9 @@ computed, so that `preprocess.py` does without it.
 from __future__ import annotations
 
 import contextlib
+import copy
 import ctypes
+import glob
 import math
 import os
 import queue
@@ -16,7 +18,7 @@ import threading
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -199,6 +201,12 @@ def replacing(path: Path) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
+def remove_leftovers(path: Path) -> None:
+    """Remove what `replacing` left beside `path` in processes that were killed; for whoever alone writes there now."""
+    for beside in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        beside.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock on `path`, a file made for that; waits for whoever has it."""
@@ -282,6 +290,48 @@ def end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=wait, name="end with parent", daemon=True).start()
+
+
+# ------------------------------------------------------------------------------------------------------- names
+
+
+class Names(Sequence[str]):
+    """Strings in one piece of memory, so that a million cost little more than their letters.
+
+    An index gives a str; an array of indices, or a mask, a part as another Names, which shares the letters.
+    """
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        self._letters = bytearray()  # UTF-8
+        self._start = np.zeros(1, np.int64)
+        self._rows = np.zeros(0, np.int32)
+        self.extend(names)
+
+    def extend(self, names: Iterable[str]) -> None:
+        """Add names at the end, which a part of other names does not take."""
+        length = []
+        for name in names:
+            encoded = name.encode("utf-8", "surrogatepass")
+            self._letters += encoded
+            length.append(len(encoded))
+        count = len(self._start) - 1
+        self._start = np.concatenate([self._start, self._start[-1] + np.cumsum(length, dtype=np.int64)])
+        self._rows = np.concatenate([self._rows, np.arange(count, count + len(length), dtype=np.int32)])
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice | NDArray[Any]) -> Names: ...
+    def __getitem__(self, index: int | slice | NDArray[Any]) -> str | Names:
+        if isinstance(index, slice | np.ndarray):
+            part = copy.copy(self)
+            part._rows = self._rows[index]
+            return part
+        row = self._rows[index]
+        return self._letters[self._start[row] : self._start[row + 1]].decode("utf-8", "surrogatepass")
 
 
 # ---------------------------------------------------------------------------------------------------- progress

@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from arg import FeatureOptions, UserError
-from dataset import Batches, Clips, LogMel, Names, Store, WaveData, gather, mel_filters, one_hot
+from dataset import Batches, Clips, LogMel, Store, WaveData, gather, mel_filters, one_hot
+from util import Names
 
 
 def librosa_decibels(wave: NDArray[np.float32], options: FeatureOptions) -> NDArray[np.float32]:

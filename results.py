@@ -1,0 +1,160 @@
+"""Probabilities on disk as they come: memory stays flat, and a run that was interrupted goes on where it was."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from arg import UserError
+from util import remove_leftovers, replacing
+
+KEY = "key.json"  # what the rows hang on
+ROWS = "rows.f32"  # (clips, classes) little-endian float32
+MARKS = "marks"  # a hash for each batch of rows
+FLOAT32 = "float32"  # is there where half precision was given up on the first batch
+SCRATCH = "decoded"  # folder for samples on their way to the network
+
+BAD = -1.0  # fills the row of a clip that cannot be read
+MARK_BYTES = 16
+
+
+class Results:
+    """Rows of probabilities in a folder that exists until the submission is written.
+
+    A batch's mark is a hash of its clips and of its rows, so that rows which a crash left incomplete, or which are of
+    other clips, are told from those that are good.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        key: Mapping[str, Any],
+        classes: int,
+        clips: Iterable[tuple[int, bytes]],
+        keep_bad: bool = True,
+    ) -> None:
+        """Begin, or keep what an earlier run with the same `key` left.
+
+        `clips` are the number and the identity of each batch's. The leading batches that are complete and of these
+        clips are kept; without `keep_bad`, only those before the first clip that could not be read.
+        """
+        self.folder, self.classes = folder, classes
+        self.batches = 0  # complete, in order
+        self.rows = 0  # in them
+        old, plain = self._old_key(), json.loads(json.dumps(key))
+        self.begun_with_other = [name for name in old if old[name] != plain.get(name)]
+        if old != plain:
+            self._clear()
+            with replacing(folder / KEY) as beside:
+                beside.write_text(json.dumps(plain, indent=1) + "\n", "utf-8")
+        if self._keep(clips, keep_bad):
+            self.begun_with_other = ["clips"]
+
+    def _keep(self, clips: Iterable[tuple[int, bytes]], keep_bad: bool) -> bool:
+        """Cut off the rows that do not count; returns whether that is all there were."""
+        end = 0
+        with (self.folder / ROWS).open("ab+") as rows, (self.folder / MARKS).open("ab+") as marks:
+            found = marks.tell() > 0
+            rows.seek(0)
+            marks.seek(0)
+            for count, identity in clips:
+                content = rows.read(4 * self.classes * count)
+                if marks.read(MARK_BYTES) != _mark(identity, content):
+                    break
+                if not keep_bad and (np.frombuffer(content, "<f4") == BAD).any():
+                    break
+                end = rows.tell()
+                self.batches += 1
+                self.rows += count
+            rows.truncate(end)
+            marks.truncate(MARK_BYTES * self.batches)
+        return found and not self.batches
+
+    @property
+    def float32(self) -> bool:
+        """Whether half precision was given up."""
+        return (self.folder / FLOAT32).exists()
+
+    def give_up_half(self) -> None:
+        (self.folder / FLOAT32).touch()
+
+    def append(self, batches: Iterable[tuple[bytes, NDArray[np.float32]]]) -> Iterator[None]:
+        """Add each batch's clips and rows as they are asked for."""
+        with (self.folder / ROWS).open("ab") as rows, (self.folder / MARKS).open("ab") as marks:
+            for clips, values in batches:
+                content = values.astype("<f4").tobytes()
+                rows.write(content)
+                rows.flush()
+                marks.write(_mark(clips, content))
+                marks.flush()
+                self.batches += 1
+                self.rows += len(values)
+                yield
+
+    def read(self, index: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The rows at `index`, (n, classes)."""
+        if not self.rows:  # nothing to map
+            return np.zeros((len(index), self.classes), np.float32)
+        return np.memmap(self.folder / ROWS, "<f4", "r", shape=(self.rows, self.classes))[index]
+
+    def remove(self) -> None:
+        self._clear()
+        with contextlib.suppress(OSError):  # somebody else's files are in it
+            self.folder.rmdir()
+
+    def _old_key(self) -> dict[str, Any]:
+        try:
+            old = json.loads((self.folder / KEY).read_text("utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return old if isinstance(old, dict) else {}
+
+    def _clear(self) -> None:
+        """Remove what is ours, the key first: without it nothing else counts."""
+        for name in (KEY, ROWS, MARKS, FLOAT32):
+            (self.folder / name).unlink(missing_ok=True)
+        remove_leftovers(self.folder / KEY)
+        shutil.rmtree(self.folder / SCRATCH, ignore_errors=True)
+
+
+def _mark(clips: bytes, content: bytes) -> bytes:
+    return hashlib.blake2b(len(clips).to_bytes(8, "little") + clips + content, digest_size=MARK_BYTES).digest()
+
+
+@contextlib.contextmanager
+def partial_results(
+    output: Path, key: Mapping[str, Any], classes: int, clips: Iterable[tuple[int, bytes]], keep_bad: bool
+) -> Iterator[Results]:
+    """The `Results` on their way to `output`, in a folder beside it that no other run writes to.
+
+    The folder stays where the body fails, unless it holds no rows. UserError where another run has it.
+    """
+    import fcntl
+
+    folder = output.with_name(f"{output.name}.partial")
+    folder.mkdir(parents=True, exist_ok=True)
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{folder}: another inference.py is writing {output.name}; name another with -o") from None
+        results = Results(folder, key, classes, clips, keep_bad)
+        if results.begun_with_other:
+            print(f"{folder}: begun with other {', '.join(results.begun_with_other)}; starting over")
+        try:
+            yield results
+        finally:
+            if not results.rows:
+                results.remove()
+    finally:
+        os.close(held)

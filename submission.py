@@ -1,0 +1,116 @@
+"""The submission: its header and order, from a sample or plain, and how it is written a few thousand rows at a time."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from arg import UserError
+from util import Names, remove_leftovers, replacing
+
+Ints = NDArray[np.int64]
+BLOCK_ROWS = 8192  # read and written at a time
+
+
+@dataclass(frozen=True)
+class Form:
+    """What the submission looks like."""
+
+    header: tuple[str, ...]
+    ids: Sequence[str]  # as they stand in the first column, in order
+    rows: Ints  # the clip of each
+    probabilities: bool  # a column a class, instead of the label
+
+
+def read_form(path: Path | None, fnames: Sequence[str], classes: tuple[str, ...]) -> Form:
+    """Header and order from the sample submission at `path`, or fname,label by name where there is none.
+
+    UserError where it does not fit the clips and classes.
+    """
+    if path is None:
+        in_order = all(one <= other for one, other in pairwise(fnames))
+        order = range(len(fnames)) if in_order else sorted(range(len(fnames)), key=fnames.__getitem__)
+        ids = fnames if in_order else Names(fnames[row] for row in order)
+        return Form(("fname", "label"), ids, np.array(order, np.int64), probabilities=False)
+    header, ids = _read_sample(path)
+    probabilities = len(header) > 2 and set(header[1:]) == set(classes)
+    if len(header) != 2 and not probabilities:
+        raise UserError(f"{path}: need an id and a label, or an id and a column for each of {', '.join(classes)}")
+    return Form(header, ids, match_ids(ids, fnames, path), probabilities)
+
+
+def _read_sample(path: Path) -> tuple[tuple[str, ...], Names]:
+    """The header and the first column."""
+    import pandas as pd
+
+    read: Any = {"dtype": str, "keep_default_na": False}
+    try:
+        header = tuple(pd.read_csv(path, nrows=0, **read).columns)
+        with pd.read_csv(path, usecols=[0], chunksize=BLOCK_ROWS, **read) as parts:
+            return header, Names(id_ for part in parts for id_ in part.iloc[:, 0])
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not a sample submission ({error})") from error
+
+
+def match_ids(ids: Sequence[str], fnames: Sequence[str], path: Path) -> Ints:
+    """The position of each id's clip: by its whole path, else by its name, else by its name without the extension."""
+    for key in (str, lambda fname: Path(fname).name, lambda fname: Path(fname).stem):
+        if (rows := _match(ids, fnames, key)) is not None:
+            return rows
+    repeated = len(ids) - len(set(ids))
+    unknown, missing = sorted(set(ids) - set(fnames)), sorted(set(fnames) - set(ids))
+    kinds = {"ids without a clip": unknown, "clips without an id": missing}
+    what = [f"{len(names)} {kind} (such as {names[0]})" for kind, names in kinds.items() if names]
+    what += [f"{repeated} ids more than once"] if repeated else []
+    raise UserError(f"{path}: its ids are not the clips to label: {', '.join(what)}; see -i and --sample-submission")
+
+
+def _match(ids: Sequence[str], fnames: Sequence[str], key: Callable[[str], str]) -> Ints | None:
+    """For each id the position of the one name that has it as its key; None unless they match one to one.
+
+    By sorted hashes, then name by name: a dictionary of a million names takes ten times the memory.
+    """
+    if len(ids) != len(fnames):
+        return None
+    of_id = np.fromiter(map(hash, ids), np.int64, len(ids))
+    of_name = np.fromiter((hash(key(fname)) for fname in fnames), np.int64, len(fnames))
+    by_id, by_name = of_id.argsort(), of_name.argsort()
+    if (np.diff(of_name[by_name]) == 0).any():
+        return None
+    rows = np.empty(len(ids), np.int64)
+    rows[by_id] = by_name
+    return rows if all(key(fnames[int(row)]) == id_ for row, id_ in zip(rows, ids, strict=True)) else None
+
+
+def write_submission(
+    output: Path, form: Form, classes: tuple[str, ...], rows_at: Callable[[Ints], NDArray[np.float32]]
+) -> Path:
+    """Write the submission, and every probability beside it; returns the latter's path.
+
+    `rows_at` gives the probabilities of clips, (n, classes), by their positions.
+    """
+    import pandas as pd
+
+    names, beside_name = np.array(classes, object), output.with_name(f"{output.stem}_probabilities.csv")
+    for path in (output, beside_name):
+        remove_leftovers(path)
+    with contextlib.ExitStack() as stack:
+        paths = [stack.enter_context(replacing(path)) for path in (output, beside_name)]  # the last is renamed first
+        short_file, full_file = (stack.enter_context(p.open("w", encoding="utf-8", newline="")) for p in paths)
+        for start in range(0, max(1, len(form.ids)), BLOCK_ROWS):  # the header, where there is no clip
+            rows = rows_at(form.rows[start : start + BLOCK_ROWS])
+            ids = form.ids[start : start + BLOCK_ROWS]
+            full = pd.DataFrame(rows, columns=list(classes))
+            full.insert(0, form.header[0], ids, allow_duplicates=True)
+            short = pd.DataFrame({form.header[0]: ids, form.header[1]: names[rows.argmax(1)]})
+            submission = full[list(form.header)] if form.probabilities else short
+            for table, file in ((full, full_file), (submission, short_file)):
+                table.to_csv(file, index=False, header=start == 0)
+    return beside_name

@@ -1,0 +1,567 @@
+"""Inference: its streams, what it keeps of an interrupted run, its arithmetic, and the submission it writes."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+import inference
+import model as model_module
+import submission
+from arg import NO_AUGMENT, FeatureConfig, InferenceConfig, OptimConfig, RunConfig, UserError, parse_inference
+from dataset import as_float
+from model import Classifier, build_network, fold_batch_norm, load_classifier, save_checkpoint
+from preprocess import decode_stream
+from results import MARKS, ROWS, Results, partial_results
+from source import ClipFolder
+from submission import match_ids, read_form, write_submission
+from tests.conftest import CLASSES, RATE, one_error_line, tone
+from transform import VIEWS, view
+from util import Names
+
+FEATURES = FeatureConfig(sample_rate=RATE, clip_samples=4000, n_mels=32, frames=32, hop_samples=130, n_fft=1024)
+RUN = RunConfig(
+    model="test_resnet",
+    classes=CLASSES,
+    class_counts=(1, 5, 2),
+    features=FEATURES,
+    augment=NO_AUGMENT,
+    optim=OptimConfig(),
+    fold=0,
+    seed=0,
+    folds_hash="x",
+)
+BATCH = 4
+
+
+def save_fold(work: Path, fold: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    classifier = Classifier(dataclasses.replace(RUN, fold=fold))
+    randomise_norms(classifier.net)
+    path = work / "runs" / "test_resnet-32x32" / f"fold{fold}" / "last.ckpt"
+    save_checkpoint(path, classifier.config, classifier.state_dict(), finished=True)
+
+
+def randomise_norms(net: nn.Module) -> None:
+    """Statistics as after some training: those of a new network fold away without a trace."""
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            module.running_mean.normal_(0, 0.2)
+            module.running_var.uniform_(0.5, 2)
+            with torch.no_grad():
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.normal_(0, 0.2)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A work folder with nothing but two folds of random weights; not to be written to."""
+    work = tmp_path_factory.mktemp("runs")
+    for fold in range(2):
+        save_fold(work, fold, seed=fold)
+    return work
+
+
+def write_waves(folder: Path, count: int, seed: int = 0) -> Path:
+    """Clips of three folders, some shorter and longer than the window, their names not in the order of writing."""
+    draw = np.random.default_rng(seed)
+    for number in range(count):
+        path = folder / CLASSES[number % 3] / f"{(7 * number) % 1000:03}.flac"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, tone(CLASSES[number % 3], draw, (0.5, 0.3, 0.7)[number % 3 - number % 2]), RATE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten clips, three batches; not to be written to."""
+    return write_waves(tmp_path_factory.mktemp("clips"), 10)
+
+
+def arguments(work: Path, output: Path, clips: Path | None, *options: str) -> list[str]:
+    asked = ["-t", "32", "-m", "test_resnet", "-f", "2", "-g", "cpu", "--batch-size", str(BATCH)]
+    if clips:
+        asked += ["-i", str(clips)]
+    return [*asked, "-w", str(work), "-o", str(output), *options]
+
+
+def outcome(output: Path) -> list[bytes]:
+    """Both files of a run that went well, which has left nothing else."""
+    beside = output.with_name(f"{output.stem}_probabilities.csv")
+    assert {path.name for path in output.parent.iterdir() if path.is_file()} == {output.name, beside.name}
+    assert not list(output.parent.glob("*.partial"))
+    return [output.read_bytes(), beside.read_bytes()]
+
+
+@pytest.fixture(scope="module")
+def whole(runs: Path, clips: Path, tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    """What a run that nothing interrupts writes."""
+    output = tmp_path_factory.mktemp("whole") / "out.csv"
+    assert inference.main(arguments(runs, output, clips)) == 0
+    return outcome(output)
+
+
+def batch_rows(monkeypatch: pytest.MonkeyPatch, stop_after: int | None = None) -> list[int]:
+    """The sizes of the batches that the networks are given from now on; Ctrl-C comes after `stop_after` of them."""
+    seen: list[int] = []
+    predict = model_module.predict
+
+    def noted(models: Any, waves: Iterator[Tensor], *rest: Any) -> Iterator[NDArray[np.float32]]:
+        for result in predict(models, waves, *rest):
+            if len(seen) == stop_after:
+                raise KeyboardInterrupt
+            seen.append(result.shape[2])
+            yield result
+
+    monkeypatch.setattr(model_module, "predict", noted)
+    return seen
+
+
+# -------------------------------------------------------------------------------------------------- right answers
+
+
+def test_a_folder_of_many_clips_is_labelled_as_clip_by_clip(runs: Path, tmp_path: Path) -> None:
+    """Over 64 clips a pool decodes, in pieces that no batch fits; views, folds and order as they should be."""
+    folder = write_waves(tmp_path / "clips", 80)
+    assert inference.main(arguments(runs, tmp_path / "out.csv", folder, "--batch-size", "7")) == 0
+    table = pd.read_csv(tmp_path / "out_probabilities.csv")
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.flac"))
+    assert list(table["fname"]) == names
+    models = [load_classifier(runs / "runs" / "test_resnet-32x32" / f"fold{fold}" / "last.ckpt") for fold in range(2)]
+    for row in (0, 1, 30, 62, 63, 64, 79):
+        wave, _ = soundfile.read(folder / names[row], dtype="int16")
+        spare = 4000 - len(wave)
+        # an odd sample too many is cut off, or put, at the end
+        wave = np.pad(wave, (-(-spare // 2), spare // 2)) if spare > 0 else wave[-spare // 2 :][:4000]
+        wave = as_float(torch.from_numpy(wave.copy()))[None]
+        with torch.inference_mode():
+            each = [model(view(wave, index, RATE)).softmax(1) for model in models for index in range(VIEWS)]
+        expected = torch.cat(each).mean(0).numpy()
+        np.testing.assert_allclose(table.loc[row, list(CLASSES)].to_numpy(float), expected, atol=1e-5)
+
+
+def test_a_store_and_its_folder_give_the_same_bytes(
+    runs: Path, store_work: Path, data_root: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(store_work, tmp_path / "work")
+    shutil.copytree(runs / "runs", tmp_path / "work" / "runs")
+    results = []
+    for name, folder in (("store", None), ("folder", data_root / "test")):
+        (tmp_path / name).mkdir()
+        assert inference.main(arguments(tmp_path / "work", tmp_path / name / "out.csv", folder)) == 0
+        results.append(outcome(tmp_path / name / "out.csv"))
+    assert results[0] == results[1]
+
+
+def test_decoding_waits_to_be_asked(tmp_path: Path) -> None:
+    folder = ClipFolder.scan(write_waves(tmp_path / "clips", 500))
+    scratch = tmp_path / "scratch"
+    stream = decode_stream(folder, RATE, scratch)
+    first = next(stream)
+    assert len(first.offset) == 32
+    assert not list(scratch.iterdir())
+    for _ in range(3):  # into what the pool decodes
+        next(stream)
+    assert len(list(scratch.iterdir())) <= 2 * (os.cpu_count() or 1) + 1
+    stream.close()
+    assert not scratch.exists()
+
+
+# ---------------------------------------------------------------------------------------------- interrupted runs
+
+
+def test_an_interrupted_run_goes_on(
+    runs: Path,
+    clips: Path,
+    whole: list[bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = tmp_path / "out.csv"
+    with monkeypatch.context() as patch:
+        batch_rows(patch, stop_after=1)
+        assert inference.main(arguments(runs, output, clips)) == 130
+    assert "4 clips are labelled; the same command goes on" in capsys.readouterr().err
+    assert not output.exists()
+    seen = batch_rows(monkeypatch)
+    assert inference.main(arguments(runs, output, clips)) == 0
+    assert "going on after 4 clips" in capsys.readouterr().out
+    assert seen == [4, 2]
+    assert outcome(output) == whole
+
+
+@pytest.mark.parametrize("change", ["--batch-size", "-a", "--ensemble", "--precision", "checkpoint", "clip"])
+def test_what_an_interrupted_run_hangs_on(
+    runs: Path,
+    clips: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    change: str,
+) -> None:
+    shutil.copytree(runs, tmp_path / "work")
+    shutil.copytree(clips, tmp_path / "clips")
+    output = tmp_path / "out" / "out.csv"
+    with monkeypatch.context() as patch:
+        batch_rows(patch, stop_after=1)
+        assert inference.main(arguments(tmp_path / "work", output, tmp_path / "clips")) == 130
+    values = {"--batch-size": "5", "-a": "n", "--ensemble": "hard", "--precision": "bf16"}
+    options = [change, values[change]] if change in values else []
+    if change == "checkpoint":
+        save_fold(tmp_path / "work", 1, seed=9)
+    elif change == "clip":
+        os.utime(min((tmp_path / "clips" / "high").iterdir()), ns=(1, 1))
+    seen = batch_rows(monkeypatch)
+    assert inference.main(arguments(tmp_path / "work", output, tmp_path / "clips", *options)) == 0
+    assert "starting over" in capsys.readouterr().out
+    assert sum(seen[-3:] if change == "--precision" else seen) == 10
+    resumed = outcome(output)
+    assert inference.main(arguments(tmp_path / "work", output, tmp_path / "clips", *options)) == 0
+    assert outcome(output) == resumed
+
+
+def test_a_bad_clip_stops_the_run_and_loses_nothing(
+    runs: Path, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(clips, tmp_path / "clips")
+    names = sorted(path.relative_to(clips).as_posix() for path in clips.rglob("*.flac"))
+    (tmp_path / "clips" / names[9]).write_bytes(b"fLaC, but no more")
+    output = tmp_path / "out" / "out.csv"
+    # In one piece all ten would be decoded, and the bad one met, before the first batch.
+    monkeypatch.setattr("preprocess.CHUNK_FILES", 2)
+    assert inference.main(arguments(runs, output, tmp_path / "clips")) == 2
+    assert f"{names[9]}: unreadable" in (line := one_error_line(capsys))
+    assert "--on-bad-clip majority" in line
+    seen = batch_rows(monkeypatch)
+    assert inference.main(arguments(runs, output, tmp_path / "clips", "--on-bad-clip", "majority")) == 0
+    assert seen == [2]
+    table = pd.read_csv(output.with_name("out_probabilities.csv"))
+    np.testing.assert_allclose(table.loc[9, list(CLASSES)].to_numpy(float), np.array(RUN.class_counts) / 8)
+    assert pd.read_csv(output)["label"][9] == "low"
+    assert "without 1 that" in capsys.readouterr().out
+
+
+def test_bad_clips_that_were_let_pass_are_met_again(
+    runs: Path, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(clips, tmp_path / "clips")
+    bad = min((tmp_path / "clips" / "high").iterdir())
+    bad.write_bytes(b"")
+    output = tmp_path / "out.csv"
+    with monkeypatch.context() as patch:
+        batch_rows(patch, stop_after=1)
+        assert inference.main(arguments(runs, output, tmp_path / "clips", "--on-bad-clip", "majority")) == 130
+    capsys.readouterr()
+    assert inference.main(arguments(runs, output, tmp_path / "clips")) == 2
+    assert bad.name in one_error_line(capsys)
+
+
+def test_rows_that_are_not_whole_do_not_count(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    batches = [(f"clips {n}".encode(), draw.random((n, 3), np.float32)) for n in (4, 4, 2)]
+    identities = [(len(rows), clips) for clips, rows in batches]
+
+    def begin(folder: Path) -> None:
+        folder.mkdir()
+        assert len(list(Results(folder, {}, 3, identities).append(batches))) == 3
+
+    def cut(name: str, size: int) -> Callable[[Path], None]:
+        return lambda folder: os.truncate(folder / name, size)
+
+    def flip(folder: Path) -> None:
+        content = bytearray((folder / ROWS).read_bytes())
+        content[60] ^= 1
+        (folder / ROWS).write_bytes(content)
+
+    damages: list[tuple[Callable[[Path], None], int]] = [
+        (lambda folder: None, 3),
+        (cut(MARKS, 47), 2),
+        (cut(ROWS, 119), 2),
+        (cut(ROWS, 48), 1),
+        (cut(MARKS, 0), 0),
+        (flip, 1),
+    ]
+    for number, (damage, kept) in enumerate(damages):
+        folder = tmp_path / str(number)
+        begin(folder)
+        damage(folder)
+        results = Results(folder, {}, 3, identities)
+        assert (results.batches, results.rows) == (kept, [0, 4, 8, 10][kept])
+        assert len(list(results.append(batches[kept:]))) == 3 - kept
+        np.testing.assert_array_equal(results.read(np.arange(10)), np.concatenate([rows for _, rows in batches]))
+        results = Results(folder, {}, 3, [*identities[:1], (4, b"others"), *identities[2:]])
+        assert results.batches == 1
+
+
+def test_two_runs_do_not_write_to_one_file(tmp_path: Path) -> None:
+    with (
+        partial_results(tmp_path / "out.csv", {}, 3, [], False),
+        pytest.raises(UserError, match=r"another inference\.py is writing out\.csv"),
+        partial_results(tmp_path / "out.csv", {}, 3, [], False),
+    ):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+class Killed(BaseException):
+    """As SIGKILL: from then on nothing that the process does has any effect on `folder`."""
+
+
+class Kill:
+    """Counts what is done to the files below a folder, and stops in the middle of action number `at`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path, at: int) -> None:
+        self.folder, self.left = str(folder), at
+        self.open = io.open
+        monkeypatch.setattr(io, "open", self.opened)
+        for name in ("replace", "unlink", "rmdir", "mkdir"):
+            monkeypatch.setattr(os, name, self.counted(getattr(os, name)))
+
+    def reached(self) -> bool:
+        """Whether this is the action; raises after it."""
+        if self.left < 0:
+            raise Killed
+        self.left -= 1
+        return self.left < 0
+
+    def counted(self, action: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(path: Any, *args: Any, **options: Any) -> Any:
+            if str(path).startswith(self.folder) and self.reached():
+                raise Killed
+            return action(path, *args, **options)
+
+        return wrapped
+
+    def opened(self, path: Any, mode: str = "r", *args: Any, **options: Any) -> Any:
+        file = self.open(path, mode, *args, **options)
+        return file if mode in ("r", "rb") or not str(path).startswith(self.folder) else Written(file, self)
+
+
+class Written:
+    """A file whose writes are counted; the last one is cut off in its middle."""
+
+    def __init__(self, file: Any, kill: Kill) -> None:
+        self._file, self._kill = file, kill
+
+    def write(self, content: Any) -> Any:
+        if self._kill.reached():
+            self._file.write(content[: len(content) // 2])
+            self._file.flush()
+            raise Killed
+        return self._file.write(content)
+
+    def truncate(self, size: int) -> Any:
+        if self._kill.reached():
+            raise Killed
+        return self._file.truncate(size)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def __enter__(self) -> Written:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._file)
+
+
+def test_killed_at_every_write_and_rename(runs: Path, clips: Path, whole: list[bytes], tmp_path: Path) -> None:
+    """What stood there before stays whole until the new one is; the next run gives what an unbroken one does."""
+    config = parse_inference(arguments(runs, tmp_path / "0" / "out.csv", clips))
+    ensemble, device = inference.load_ensemble(config), torch.device("cpu")
+    for number in range(1000):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        output = folder / "out.csv"
+        output.write_bytes(b"old")
+        config = dataclasses.replace(config, output=output)
+        with pytest.MonkeyPatch.context() as patch:
+            Kill(patch, folder, number)
+            killed = False
+            try:
+                inference.label(config, ensemble, device)
+            except Killed:
+                killed = True
+        beside = output.with_name("out_probabilities.csv")
+        assert output.read_bytes() in (b"old", whole[0]), number
+        if output.read_bytes() != b"old":
+            assert beside.read_bytes() == whole[1], number
+        if beside.exists():
+            assert beside.read_bytes() == whole[1], number
+        inference.label(config, ensemble, device)
+        assert outcome(output) == whole, number
+        if not killed:
+            break
+    assert number > 20  # so the shim sees what is done
+
+
+# --------------------------------------------------------------------------------------------------- the networks
+
+
+def features_of(size: int, batch: int = 2) -> Tensor:
+    return torch.randn(batch, 1, size, size, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "some"),
+    [("resnet18", 64, True), ("test_efficientnet", 64, True), ("densenet121", 64, True), ("test_convnext", 64, False)],
+)
+def test_batch_norm_folds_into_convolutions(name: str, size: int, some: bool) -> None:
+    torch.manual_seed(0)
+    net = build_network(name, 5, dataclasses.replace(FEATURES, n_mels=size, frames=size)).eval()
+    randomise_norms(net)
+    feature = torch.randn(3, 1, size, size)
+    with torch.inference_mode():
+        before = net(feature).softmax(1)
+    folded = fold_batch_norm(net, features_of(size))
+    with torch.inference_mode():
+        after = net(feature).softmax(1)
+    assert (folded > 0) == some
+    assert (after - before).abs().max() < 1e-5
+    if name == "resnet18":
+        assert not any(isinstance(module, nn.BatchNorm2d) for module in net.modules())
+
+
+class Odd(nn.Module):
+    """A network in which a normalisation follows a convolution, but not only that, or not right away."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.convolution, self.norm, self.head = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.convolution(x)
+        if self.kind == "in place between":
+            x.relu_()
+        y = self.norm(x)
+        if self.kind == "read twice":
+            y = y + x
+        if self.kind == "norm twice":
+            y = self.norm(y)
+        if self.kind == "its weight read":
+            y = y * self.norm.weight.mean()
+        return self.head(y.mean((2, 3)))
+
+
+@pytest.mark.parametrize("kind", ["in place between", "read twice", "norm twice", "its weight read"])
+def test_what_does_not_fold_stays_as_it_is(kind: str) -> None:
+    torch.manual_seed(0)
+    net = Odd(kind).eval()
+    randomise_norms(net)
+    with torch.inference_mode():
+        before = net(features_of(8))
+    assert fold_batch_norm(net, features_of(8)) == 0
+    with torch.inference_mode():
+        assert torch.equal(net(features_of(8)), before)
+    assert isinstance(net.norm, nn.BatchNorm2d)
+
+
+def test_half_precision_says_its_error(
+    runs: Path,
+    clips: Path,
+    whole: list[bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = tmp_path / "out.csv"
+    options = arguments(runs, output, clips, "--precision", "bf16")
+    assert inference.main(options) == 0
+    said = capsys.readouterr().out
+    table = pd.read_csv(output.with_name("out_probabilities.csv"))[list(CLASSES)].to_numpy()
+    exact = pd.read_csv(io.BytesIO(whole[1]))[list(CLASSES)].to_numpy()
+    difference = np.abs(table - exact)
+    assert 0 < difference.max() < 0.02
+    assert f"bfloat16: probabilities within {difference[:BATCH].max():.1e} of float32's" in said
+
+    monkeypatch.setattr(inference, "HALF_TOLERANCE", 0.0)
+    with monkeypatch.context() as patch:
+        batch_rows(patch, stop_after=4)  # two of them to compare
+        assert inference.main(options) == 130
+    assert "float32 it is" in capsys.readouterr().out
+    monkeypatch.setattr(inference, "HALF_TOLERANCE", 1.0)  # an interrupted run goes on as it began
+    assert inference.main(options) == 0
+    assert "going on after 8" in capsys.readouterr().out
+    assert outcome(output) == whole
+
+
+def test_weights_that_are_no_numbers_are_an_error(
+    runs: Path, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(runs, tmp_path / "work")
+    path = tmp_path / "work" / "runs" / "test_resnet-32x32" / "fold1" / "last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["state_dict"]["net.fc.bias"][0] = torch.nan
+    torch.save(checkpoint, path)
+    assert inference.main(arguments(tmp_path / "work", tmp_path / "out.csv", clips)) == 2
+    assert "not a number" in one_error_line(capsys)
+    assert not list(tmp_path.glob("out*"))
+
+
+# -------------------------------------------------------------------------------------------------- the submission
+
+
+def test_names_are_a_sequence() -> None:
+    texts = ["b/ä.wav", "", "a", "中文😀", "a"]
+    names = Names(texts)
+    assert list(names) == texts
+    assert len(names) == 5
+    assert list(names[1:4]) == texts[1:4]
+    assert (names[-1], names[0]) == ("a", "b/ä.wav")
+    assert names.index("中文😀") == 3
+    with pytest.raises(IndexError):
+        names[5]
+
+
+def test_ids_are_matched_as_a_dictionary_would() -> None:
+    fnames = [f"{folder}/{number}.wav" for folder in "ab" for number in range(50)]
+    order = np.random.default_rng(0).permutation(100)
+    for ids, names in (
+        ([fnames[row] for row in order], fnames),
+        ([f"{row}.wav" for row in order], [f"x/{row}.wav" for row in range(100)]),
+        ([str(row) for row in order], [f"x/{row}.wav" for row in range(100)]),
+    ):
+        assert match_ids(Names(ids), Names(names), Path("sample.csv")).tolist() == order.tolist()
+    with pytest.raises(UserError, match="100 ids without a clip"):  # names alone are not enough here
+        match_ids([name[2:] + name[:1] for name in fnames], fnames, Path("sample.csv"))
+    with pytest.raises(UserError, match="1 ids more than once"):
+        match_ids([*fnames[1:], fnames[1]], fnames, Path("sample.csv"))
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 10])
+def test_a_submission_in_blocks_is_that_in_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr(submission, "BLOCK_ROWS", 3)
+    names = [f"{number:02},x" for number in range(count)]
+    rows = np.random.default_rng(0).random((count, 3), np.float32)
+    form = read_form(None, Names(names[::-1]), CLASSES)
+    write_submission(tmp_path / "out.csv", form, CLASSES, lambda index: rows[::-1][index])
+    full = pd.DataFrame(rows, columns=list(CLASSES))
+    full.insert(0, "fname", names)
+    labels = pd.DataFrame({"fname": names, "label": [CLASSES[index] for index in rows.argmax(1)]})
+    assert (tmp_path / "out_probabilities.csv").read_text() == full.to_csv(index=False)
+    assert (tmp_path / "out.csv").read_text() == labels.to_csv(index=False)
+
+
+def test_precision_is_an_option() -> None:
+    assert InferenceConfig.precision == "auto"
+    assert parse_inference(["--precision", "16"]).precision == "16"
