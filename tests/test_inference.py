@@ -168,16 +168,14 @@ def test_a_store_and_its_folder_give_the_same_bytes(
     assert results[0] == results[1]
 
 
-def test_decoding_waits_to_be_asked(tmp_path: Path) -> None:
+def test_decoding_waits_to_be_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("preprocess.CHUNK_FILES", 4)
     folder = ClipFolder.scan(write_waves(tmp_path / "clips", 500))
     scratch = tmp_path / "scratch"
     stream = decode_stream(folder, RATE, scratch)
-    first = next(stream)
-    assert len(first.offset) == 32
-    assert not list(scratch.iterdir())
-    for _ in range(3):  # into what the pool decodes
-        next(stream)
-    assert len(list(scratch.iterdir())) <= 2 * (os.cpu_count() or 1) + 1
+    for _ in range(4):
+        assert len(next(stream).offset) == 4
+    assert len(list(scratch.iterdir())) <= 4 * (os.cpu_count() or 1)
     stream.close()
     assert not scratch.exists()
 
