@@ -234,6 +234,7 @@ def _work(connection: multiprocessing.connection.Connection, config: TrainConfig
     sys.stdout, sys.stderr = _Forwarded(send, error=False), _Forwarded(send, error=True)
     try:
         import torch
+        from tqdm import tqdm
 
         import train
         from dataset import Store
@@ -243,6 +244,7 @@ def _work(connection: multiprocessing.connection.Connection, config: TrainConfig
         if device.type == "cuda":
             torch.cuda.set_device(device)  # or libraries would take some of the first GPU's memory too
         train.quieten()
+        tqdm.set_lock(threading.RLock())  # its own is a semaphore, whose loss is complained of when a process is killed
         store = Store.open(config.work)
         while (run := connection.recv()) is not None:
             if store.folds_hash() != run.folds_hash:
