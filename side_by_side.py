@@ -234,6 +234,7 @@ def _work(connection: multiprocessing.connection.Connection, config: TrainConfig
     sys.stdout, sys.stderr = _Forwarded(send, error=False), _Forwarded(send, error=True)
     try:
         import torch
+        from tqdm import tqdm
 
         import train
         from dataset import Store
@@ -243,6 +244,7 @@ def _work(connection: multiprocessing.connection.Connection, config: TrainConfig
         if device.type == "cuda":
             torch.cuda.set_device(device)  # or libraries would take some of the first GPU's memory too
         train.quieten()
+        tqdm.set_lock(threading.RLock())  # its own is a semaphore, whose loss is complained of when a process is killed
         keep_memory()
         store = Store.open(config.work).on(device)
         net = None
@@ -302,10 +304,10 @@ def summary(jobs: Sequence[Job], devices: int, now: float) -> str:
     parts = [f"{states.count('done')} of {len(jobs)} folds done"]
     parts += [f"{states.count(state)} {state}" for state in ("failed", "stopped") if state in states]
     left = seconds_left(jobs, devices, now)
-    if left is not None and ("training" in states or "waiting" in states):
-        parts.append(f"about {clock(left)} left")
-    elif started := [job.started for job in jobs if job.device]:
+    if started := [job.started for job in jobs if job.device]:
         parts.append(f"{clock(now - min(started))} so far")
+    if left and ("training" in states or "waiting" in states):  # scoring, the last part, is not counted
+        parts.append(f"about {clock(left)} left")
     return ", ".join(parts)
 
 
@@ -323,9 +325,9 @@ def table_lines(jobs: Sequence[Job], now: float, width: int) -> list[str]:
             share = report.step / report.steps
             size = wide - 6
             filled = int(share * size)
-            state = f"{'#' * filled}{'.' * (size - filled)} {share:>5.0%}"
+            state = f"{'#' * filled}{'.' * (size - filled)} {share:>5.0%}" if share < 1 else "scoring"
             speed = f"{report.clips_per_second:,.0f}" if report.clips_per_second else ""
-            left = clock(job.seconds_left(now) or 0)
+            left = clock(job.seconds_left(now) or 0) if share < 1 else ""
         elif job.seconds:
             state = f"{job.state}, {clock(job.seconds)}"
         if report is not None:
