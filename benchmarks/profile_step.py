@@ -91,7 +91,7 @@ def parts_ms(
             for name, value in found.items():
                 total[name] = total.get(name, 0) + value * 1000 / options.steps / options.rounds
 
-    Timer.start, Timer.end = start, end  # type: ignore[method-assign]
+    Timer.start, Timer.end = start, end  # type: ignore[method-assign, assignment]
     for _ in range(options.rounds):
         seconds(options.steps)
     return totals

@@ -70,10 +70,10 @@ def speed(options: argparse.Namespace, stores: dict[int, Path]) -> dict[int, dic
     quieten()
     keep_memory()
     config = parse_train(["-t", str(options.size), "-m", "test_efficientnet"])
-    opened = {clips: Store.open(work) for clips, work in stores.items()}
-    folds = {
-        clips: make_fold(store, run_config(config, store, 0), torch.device("cpu")) for clips, store in opened.items()
-    }
+    folds = {}
+    for clips, work in stores.items():
+        store = Store.open(work)
+        folds[clips] = make_fold(store, run_config(config, store, 0), torch.device("cpu"))
     found: dict[int, dict[str, list[float]]] = {
         clips: {"gather": [], "features": [], "epoch start": []} for clips in stores
     }
@@ -158,7 +158,7 @@ def run_fold(work: Path) -> None:
     def small(_name: str, num_classes: int, *_: Any) -> nn.Module:
         return nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.BatchNorm1d(16), nn.Linear(16, num_classes))
 
-    model.build_network = small
+    model.build_network = small  # type: ignore[assignment]
     train.make_trainer = partial(train.make_trainer, limit_train_batches=STEPS)
     train.quieten()
     feature = ["--n-mels", "8", "--frames", "8", "--n-fft", "256"]

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -25,10 +24,7 @@ SCRIPTS = ("preprocess.py", "train.py", "inference.py")
 IMPORTS = "import torch, pytorch_lightning"
 FIRST_STEP = """
 import os, sys
-from pathlib import Path
 import train
-os.chdir({work!r})
-sys.path.insert(0, {root!r})
 def first_step(*_):
     os._exit(0)
 quieten = train.quieten
@@ -65,7 +61,7 @@ def measure(options: argparse.Namespace, work: Path) -> dict[str, list[float]]:
     """Seconds of each program, one figure a round."""
     device = ["-g", options.gpu] if options.gpu else []
     argv = ["-w", str(work), "-t", options.size, "-m", options.model, "-f", "0", "--epochs", "1", *device]
-    driver = FIRST_STEP.format(work=str(work), root=str(ROOT), argv=[*argv, *options.train])
+    driver = FIRST_STEP.format(argv=[*argv, *options.train])
     programs = {f"{script} -h": [script, "-h"] for script in SCRIPTS}
     programs |= {"imports": ["-c", IMPORTS], "first step": ["-c", driver]}
     found: dict[str, list[float]] = {name: [] for name in programs}
@@ -80,7 +76,7 @@ def measure(options: argparse.Namespace, work: Path) -> dict[str, list[float]]:
 
 def run(command: list[str]) -> float:
     start = time.perf_counter()
-    program = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ)
+    program = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     seconds = time.perf_counter() - start
     if program.returncode:
         raise SystemExit(f"{' '.join(command)} failed\n{program.stdout}{program.stderr}")
@@ -96,11 +92,8 @@ def report(options: argparse.Namespace, found: dict[str, list[float]]) -> None:
     for name, values in rows.items():
         print(f"{name:22}{median(values):>9.3f}{min(values):>9.3f}{max(values):>9.3f}", end="")
         print(f"   under {wanted[name]} wanted" if name in wanted else "")
-    print(
-        json.dumps(
-            {"model": options.model, "size": int(options.size), "seconds": {k: median(v) for k, v in rows.items()}}
-        )
-    )
+    middle = {name: round(median(values), 3) for name, values in rows.items()}
+    print(json.dumps({"model": options.model, "size": int(options.size), "seconds": middle}))
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ class ClipFolder(Dataset[tuple[Tensor, int]]):
         self.source = f"{'librosa' if self.librosa else 'NumPy'} on {'files' if self.files else 'waves of the store'}"
         self.filters = mel_filters(features)
         self.window = torch.hann_window(features.n_fft).numpy()
+        self[0]  # has librosa import what it needs here, once, and not in every worker
 
     def __len__(self) -> int:
         return len(self.clips)
