@@ -46,7 +46,7 @@ from arg import (
     parse_inference,
     run_name,
 )
-from benchmarks.training import GSC12, wait
+from benchmarks.common import GSC12, wait
 from inference import label, load_ensemble
 from model import Classifier, load_classifier, save_checkpoint
 from preprocess import preprocess

@@ -30,9 +30,9 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-ROOT = Path(__file__).parents[1]
-GSC12 = ROOT.parent / "shared" / "data" / "gsc12" / "train"
-RATE = 16_000
+from benchmarks.common import GSC12, RATE, ROOT, cores, memory
+
+TRAIN = GSC12 / "train"
 PART = 500  # clips that a process writes or reads at a time
 
 
@@ -58,8 +58,8 @@ def main() -> None:
 
 def write_clips(root: Path, count: int, suffix: str) -> None:
     """`count` clips, no two alike, as <word>/<speaker>_nohash_<take>.<suffix>."""
-    real = sorted(GSC12.glob("*/*.flac")) if GSC12.is_dir() else []
-    names = [path.relative_to(GSC12) for path in real] or [
+    real = sorted(TRAIN.glob("*/*.flac")) if TRAIN.is_dir() else []
+    names = [path.relative_to(TRAIN) for path in real] or [
         Path(f"word{n % 30}") / f"{n // 60:04x}_nohash_{n // 30 % 2}.wav" for n in range(5400)
     ]
     jobs = []
@@ -141,17 +141,6 @@ def family(pid: int) -> Iterator[int]:
             yield from family(int(child))
 
 
-def memory(pid: int) -> NDArray[np.float64]:
-    """Resident and anonymous memory of a process, MiB."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:  # has ended
-        return np.zeros(2)
-    kib = {name: int(value.split()[0]) for name, _, value in (line.partition(":") for line in lines) if "Rss" in name
-           or name == "VmRSS"}  # fmt: skip
-    return np.array([kib.get("VmRSS", 0), kib.get("RssAnon", 0)]) / 1024
-
-
 def read_all(root: Path) -> None:
     """What preprocess.py is compared with: every file read and decoded, and nothing else."""
     paths = [entry.path for folder in os.scandir(root) for entry in os.scandir(folder)]
@@ -163,10 +152,6 @@ def read_all(root: Path) -> None:
 
 def read_part(paths: list[str]) -> int:
     return sum(len(soundfile.read(path, dtype="int16")[0]) for path in paths)
-
-
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def report(clips: int, found: dict[str, list[float]]) -> None:

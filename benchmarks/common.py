@@ -1,0 +1,221 @@
+"""What the benchmarks share: clocks, memory, stores to measure on. Imports neither torch nor pandas by itself."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import platform
+import subprocess
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from arg import PreprocessConfig
+from preprocess import CLIP_COLUMNS, CLIPS, STORE, STORE_FORMAT, TEXT_COLUMNS, WAVES, preprocess
+
+if TYPE_CHECKING:
+    import torch
+    from pandas import DataFrame
+
+    from dataset import Store
+
+ROOT = Path(__file__).parents[1]
+GSC12 = ROOT.parent / "shared" / "data" / "gsc12"
+RATE = 16_000
+WORDS = (
+    *("bed", "bird", "cat", "dog", "down", "eight", "five", "four", "go", "happy", "house", "left", "marvin", "nine"),
+    *("no", "off", "on", "one", "right", "seven", "sheila", "six", "stop", "three", "tree", "two", "up", "wow", "yes"),
+    "zero",
+)
+Item = TypeVar("Item")
+
+# ---------------------------------------------------------------------------------------------------------- time
+
+
+def timed(step: Callable[[], object], steps: int, device: torch.device, warm_up: int = 2) -> float:
+    """Seconds that `steps` calls take."""
+    for _ in range(warm_up):
+        step()
+    wait(device)
+    start = time.perf_counter()
+    for _ in range(steps):
+        step()
+    wait(device)
+    return time.perf_counter() - start
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.synchronize(device)
+
+
+class Clock:
+    """Seconds of the main thread by what it is doing: the time in a function counts for the innermost that is clocked.
+
+    What other threads do at the same time is kept apart, in `beside`. On a GPU each change waits for it, so that its
+    time is counted where it belongs; this makes the whole slower.
+    """
+
+    def __init__(self, rest: str, device: torch.device | None = None) -> None:
+        self.device = device
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.beside: dict[str, float] = defaultdict(float)
+        self._doing = rest
+        self._since = time.perf_counter()
+
+    def switch(self, doing: str) -> str:
+        """From now on it is this; returns what it was."""
+        if self.device:
+            wait(self.device)
+        now = time.perf_counter()
+        self.seconds[self._doing] += now - self._since
+        before, self._doing, self._since = self._doing, doing, now
+        return before
+
+    def reset(self) -> None:
+        self.switch(self._doing)
+        self.seconds.clear()
+        self.beside.clear()
+
+    def clocked(self, doing: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(call)
+        def inside(*args: Any, **kwargs: Any) -> Any:
+            if threading.current_thread() is not threading.main_thread():
+                start = time.perf_counter()
+                try:
+                    return call(*args, **kwargs)
+                finally:
+                    self.beside[doing] += time.perf_counter() - start
+            before = self.switch(doing)
+            try:
+                return call(*args, **kwargs)
+            finally:
+                self.switch(before)
+
+        return inside
+
+    def watch(self, doing: str, owner: Any, *names: str) -> None:
+        """Clock functions of a module or methods of a class from now on."""
+        for name in names:
+            setattr(owner, name, self.clocked(doing, getattr(owner, name)))
+
+    def items(self, doing: str, items: Iterable[Item]) -> Iterator[Item]:
+        """`items`, the wait for each of them clocked."""
+        iterator = iter(items)
+        following = self.clocked(doing, lambda: next(iterator, None))
+        while (item := following()) is not None:
+            yield item
+
+
+# -------------------------------------------------------------------------------------------------------- memory
+
+
+def memory(pid: int) -> NDArray[np.float64]:
+    """Resident and anonymous memory of a process, MiB; what is not anonymous is pages of files."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:  # has ended
+        return np.zeros(2)
+    kib = {name: int(value.split()[0]) for name, _, value in (line.partition(":") for line in lines) if "Rss" in name
+           or name == "VmRSS"}  # fmt: skip
+    return np.array([kib.get("VmRSS", 0), kib.get("RssAnon", 0)]) / 1024
+
+
+def watched(command: list[str]) -> tuple[float, float, str]:
+    """Run a program from the project's root: seconds, the most anonymous memory it had (MiB), what it printed."""
+    start = time.perf_counter()
+    program = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    peak = 0.0
+    while program.poll() is None:  # prints less than a pipe holds
+        peak = max(peak, memory(program.pid)[1])
+        time.sleep(0.005)
+    assert program.stdout is not None
+    printed = program.stdout.read()
+    if program.returncode:
+        raise SystemExit(f"{' '.join(command)} failed\n{printed}")
+    return time.perf_counter() - start, peak, printed
+
+
+# -------------------------------------------------------------------------------------------------------- stores
+
+
+def open_store(work: Path | None, data: Path | None, scratch: Path) -> Store:
+    """The store in `work`; else one of `data`; else of gsc12 where that is there; else of made clips."""
+    from dataset import Store
+
+    if work:
+        return Store.open(work)
+    if root := data or (GSC12 if GSC12.is_dir() else None):
+        preprocess(PreprocessConfig(root, scratch / "work"))
+    else:
+        make_store(scratch / "work", 2000, noise=True)
+    return Store.open(scratch / "work")
+
+
+def make_store(work: Path, clips: int, noise: bool = False, classes: int = len(WORDS), folds: int = 5) -> Path:
+    """A store of one-second clips without the clips: white noise, or a hole in the file, which takes no disk."""
+    import pandas as pd
+
+    work.mkdir(parents=True, exist_ok=True)
+    number = np.arange(clips)
+    word = pd.Series(WORDS[:classes]).take(number % classes).to_numpy(str).astype(object)
+    speaker = np.array([f"{index * 2_654_435_761 % 2**32:08x}" for index in range(clips // 20 + 1)], object)[
+        number // 20
+    ]
+    table = pd.DataFrame({name: "" if name in TEXT_COLUMNS else 0 for name in CLIP_COLUMNS}, index=number)
+    table["label"], table["group"], table["split"] = word, speaker, "train"
+    table["fname"] = "train/" + word + "/" + speaker + "_nohash_" + (number % 20).astype(str).astype(object) + ".wav"
+    table["fold"], table["offset"], table["length"] = number // 20 % folds, number * RATE, RATE
+    table = table.sort_values("fname")
+    write_store(work, table, {"root": str(work / "data"), "classes": sorted(WORDS[:classes]), "folds": folds})
+    with (work / WAVES).open("wb") as file:
+        if noise:
+            draw = np.random.default_rng(0)
+            for _ in range(clips):
+                file.write((3000 * draw.standard_normal(RATE, np.float32)).astype("<i2").tobytes())
+        file.truncate(2 * RATE * clips)
+    return work
+
+
+def write_store(work: Path, table: DataFrame, facts: dict[str, Any]) -> None:
+    """clips.csv and store.json; `facts` are those that differ from one-second clips for training alone."""
+    table.to_csv(work / CLIPS, index=False, lineterminator="\n")
+    common = {
+        "format": STORE_FORMAT,
+        "test_root": None,
+        "sample_submission": None,
+        "sample_rate": RATE,
+        "clip_samples": RATE,
+        "grouped": True,
+        "counts": {split: int((table["split"] == split).sum()) for split in ("train", "test", "noise")},
+        "options": {},
+    }
+    (work / STORE).write_text(json.dumps(common | facts))
+
+
+# ------------------------------------------------------------------------------------------------------- machine
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def machine(device: torch.device | None = None) -> str:
+    """What it was measured on, in a few words."""
+    import torch
+
+    name, info = platform.machine(), Path("/proc/cpuinfo")
+    if info.exists():
+        lines = info.read_text().splitlines()
+        name = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), name)
+    gpu = f"{torch.cuda.get_device_name(device)}, " if device and device.type == "cuda" else ""
+    return f"{gpu}{cores()} cores of {name}, torch {torch.__version__}"
