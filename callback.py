@@ -21,7 +21,7 @@ from model import Classifier, save_checkpoint
 from util import clock, replacing
 
 AVERAGE_EVERY = 4  # steps: at each it would cost 3 % of a small network's time, for the same average ...
-AVERAGE_EACH = 100  # ... but for the first ones, among which a short run ends
+AVERAGE_EACH = 20  # ... but for the first ones, among which a dry run ends
 
 
 class Averaging(WeightAveraging):

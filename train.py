@@ -201,7 +201,7 @@ def make_fold(
 
     from dataset import WaveData
     from model import Classifier, seed_key
-    from tune import compile_network, pick_layout
+    from tune import compile_network, deterministic_cost, pick_layout
     from util import seed_of
 
     torch.manual_seed(seed_of(*seed_key(run)))  # the network's initial weights
@@ -210,6 +210,8 @@ def make_fold(
         print("warning: no background recordings in _background_noise_, so none are mixed in", file=sys.stderr)
     model = Classifier(run, run.weights, background).to(device)
     model.use_layout(pick_layout(model))
+    if device.type == "cuda" and run.optim.deterministic and net is None:
+        print(f"--deterministic: a step takes {deterministic_cost(model):.2f} times as long as without", flush=True)
     if net is not None:
         net.load_state_dict(model.net.state_dict())
         model.net = net.train()

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -107,9 +108,26 @@ def pick_layout(model: Classifier) -> torch.memory_format:
         for layout in (torch.channels_last, torch.contiguous_format):
             probe = apart(model)
             probe.use_layout(layout)
-            seconds(lambda probe=probe: step(probe, *batch), 3)  # type: ignore[misc]  # warms up, picks algorithms
-            took[layout] = seconds(lambda probe=probe: step(probe, *batch), 5)  # type: ignore[misc]
+            seconds(partial(step, probe, *batch), 3)  # warms up, picks algorithms
+            took[layout] = seconds(partial(step, probe, *batch), 5)
     return min(took, key=lambda layout: took[layout])
+
+
+def deterministic_cost(model: Classifier) -> float:
+    """How much longer a training step on a GPU takes for being deterministic, as a factor, from a copy."""
+    batch = made_batch(model, model.config.optim.batch_size, model.device)
+    took = []
+    benchmark = torch.backends.cudnn.benchmark
+    with torch.random.fork_rng([model.device]):
+        for deterministic in (True, False):
+            torch.use_deterministic_algorithms(deterministic)
+            torch.backends.cudnn.benchmark = not deterministic
+            probe = apart(model)
+            seconds(partial(step, probe, *batch), 3)  # warms up
+            took.append(seconds(partial(step, probe, *batch), 5))
+    torch.use_deterministic_algorithms(False)  # Lightning's trainer switches it on
+    torch.backends.cudnn.benchmark = benchmark
+    return took[0] / took[1]
 
 
 def compile_network(model: Classifier) -> None:

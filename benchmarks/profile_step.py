@@ -18,6 +18,7 @@ from statistics import median
 import torch
 from pytorch_lightning.loops.optimization.automatic import Closure
 
+import callback
 from arg import TrainConfig, parse_train
 from benchmarks.common import Clock, machine, open_store
 from benchmarks.training import Timer, pipeline
@@ -43,6 +44,7 @@ def main() -> None:
     options = parser.parse_args()
     quieten()
     keep_memory()
+    callback.AVERAGE_EACH = 0  # the first few steps of a run are not what it consists of
     device = pick_device(options.gpu)
     config = parse_train(["-t", str(options.size), "-m", options.model, "--batch-size", str(options.batch_size)])
     with tempfile.TemporaryDirectory() as scratch:

@@ -33,6 +33,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
+import callback
 from arg import TrainConfig, parse_train
 from benchmarks.common import cores, machine, open_store, timed, wait
 from benchmarks.usual import ClipFolder, loader
@@ -72,6 +73,7 @@ def main() -> None:
     options = parser.parse_args()
     quieten()
     keep_memory()  # for all ways: it is the process's
+    callback.AVERAGE_EACH = 0  # the first few steps of a run are not what it consists of
     device = pick_device(options.gpu)
     options.batch_size = options.batch_size or (16 if device.type == "cpu" and options.size > 128 else 64)
     with tempfile.TemporaryDirectory() as scratch:
