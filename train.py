@@ -296,11 +296,13 @@ def standing(folder: Path, tell: bool = False) -> dict[str, Any] | None:
     try:
         return {**read_checkpoint(path), "path": path}
     except UserError as error:
-        if not before.exists():
+        try:
+            checkpoint = {**read_checkpoint(before), "path": before}
+        except UserError:
             raise UserError(f"{error}; --restart trains the fold again") from error
         if tell:
             print(f"warning: {error}; {before.name} takes its place", file=sys.stderr, flush=True)
-        return {**read_checkpoint(before), "path": before}
+        return checkpoint
 
 
 def started_run(folder: Path, finished: bool = False) -> RunConfig | None:
