@@ -17,6 +17,7 @@ import multiprocessing
 import os
 import random
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -30,11 +31,10 @@ import pandas as pd
 import soundfile
 
 import callback
+import preprocess
 import train
 import tune
-from arg import PreprocessConfig
 from model import read_checkpoint
-from preprocess import preprocess
 from tests.crash import Died, dies_at
 
 RATE = 8000  # Hz
@@ -55,7 +55,7 @@ def main() -> int:
     draw = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as scratch:
         start = Path(scratch, "start")
-        in_a_process(partial(prepare, Path(scratch, "clips"), start))
+        prepare(Path(scratch, "clips"), start)
         if options.what == "kills":
             result = kills(start, options.kills, options.epochs, options.save_seconds, draw)
         elif options.what == "crashes":
@@ -81,7 +81,9 @@ def prepare(clips: Path, work: Path) -> None:
             wave = 0.3 * np.sin(2 * np.pi * hertz * draw.uniform(0.9, 1.1) * seconds + draw.uniform(0, 6))
             wave += 0.05 * draw.standard_normal(len(wave))
             soundfile.write(folder / f"s{take % 12}_nohash_{take}.wav", wave, RATE)
-    preprocess(PreprocessConfig(clips, work, folds=2))
+    options = ["-i", str(clips), "-w", str(work), "-k", "2"]
+    script = str(Path(preprocess.__file__))  # on its own: its processes would import all that this module does
+    subprocess.run([sys.executable, script, *options], check=True, capture_output=True)
 
 
 def arguments(work: Path, epochs: int, folds: str = "0") -> list[str]:
