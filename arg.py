@@ -29,6 +29,14 @@ class UserError(Exception):
     """A mistake that the user can mend: shown as one line that names the culprit and the way out, no traceback."""
 
 
+class Stopped(Exception):  # noqa: N818 (no error)
+    """A signal has ended the work, which is saved; the message says how to go on, `status` is what to exit with."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 # ---------------------------------------------------------------------------------------------- configuration
 
 
@@ -588,6 +596,9 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., int]:
         except (UserError, OSError) as error:  # OSError: a full disk, a folder that may not be read or written
             print(f"error: {error}", file=sys.stderr)
             return 2
+        except Stopped as stopped:
+            print(stopped, file=sys.stderr)
+            return stopped.status
         except KeyboardInterrupt:
             print("stopped by the user", file=sys.stderr)
             return 130

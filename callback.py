@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import math
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins import CheckpointIO
 from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
 from tqdm import tqdm
 
-from arg import UserError
-from model import Classifier, save_checkpoint
+from arg import RunConfig, Stopped, UserError
+from model import Classifier, read_checkpoint, save_checkpoint
 from util import clock, replacing
 
 AVERAGE_EVERY = 4  # steps: at each it would cost 3 % of a small network's time, for the same average ...
@@ -88,17 +93,23 @@ class Progress(pl.Callback):
         self.clips_per_second = 0.0
         self.bar: Any = None
         self.started = 0.0
+        self.first = 0  # step
 
     def on_train_start(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
         assert isinstance(model, Classifier)
-        more = f", {clock(self.expected * self.folds_left)} for {self.folds_left} folds" if self.folds_left > 1 else ""
-        print(f"fold {model.config.fold}, expected time: {clock(self.expected)}{more}", flush=True)
+        steps, self.first = int(trainer.estimated_stepping_batches), trainer.global_step
+        expected = self.expected * (1 - self.first / steps)
+        all_folds = expected + self.expected * (self.folds_left - 1)
+        more = f", {clock(all_folds)} for {self.folds_left} folds" if self.folds_left > 1 else ""
+        print(f"fold {model.config.fold}, expected time: {clock(expected)}{more}", flush=True)
         if self.report:
-            steps, epochs = int(trainer.estimated_stepping_batches), model.config.optim.epochs
-            self.report(Report(0, steps, 1, epochs, {}, 0.0, self.expected))
+            self.report(
+                Report(self.first, steps, trainer.current_epoch + 1, model.config.optim.epochs, {}, 0.0, expected)
+            )
         self.started = time.monotonic()
         self.bar = tqdm(
-            total=int(trainer.estimated_stepping_batches),
+            total=steps,
+            initial=self.first,
             desc=f"fold {model.config.fold}",
             unit="step",
             dynamic_ncols=True,
@@ -130,7 +141,8 @@ class Progress(pl.Callback):
         line = f"fold {model.config.fold}, epoch {done}/{epochs}: loss {scores['train_loss']:.3f}"
         if "valid_loss" in scores:
             line += f", held out: loss {scores['valid_loss']:.3f}, accuracy {scores['valid_accuracy']:.4f}"
-        left = (time.monotonic() - self.started) / done * (epochs - done)
+        begun = epochs * self.first / int(trainer.estimated_stepping_batches)  # epochs, when this process started
+        left = (time.monotonic() - self.started) / (done - begun) * (epochs - done)
         self.bar.write(line + (f", {clock(left)} left" if left else ""), file=sys.stdout)
         sys.stdout.flush()
         if self.report:
@@ -141,7 +153,7 @@ class Progress(pl.Callback):
         assert self.report is not None
         self.reported = time.monotonic()
         steps, done = int(trainer.estimated_stepping_batches), trainer.global_step
-        left = (self.reported - self.started) / max(1, done) * (steps - done)
+        left = (self.reported - self.started) / max(1, done - self.first) * (steps - done)
         scores = model.running_scores() | model.held_out_scores
         epochs = model.config.optim.epochs
         self.report(Report(done, steps, trainer.current_epoch + 1, epochs, scores, self.clips_per_second, left))
@@ -151,41 +163,267 @@ class Progress(pl.Callback):
             self.bar.close()
 
 
-class RunFiles(pl.Callback):
-    """Keeps `history.csv`, `last.ckpt`, `best.ckpt` (by held-out accuracy) and `curve.png` of a fold's folder.
+class Signals:
+    """SIGINT and SIGTERM while training: the first one asks it to stop, after which SIGINT stops it at once."""
 
-    Raises UserError when the loss is no longer a number.
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+
+    def listen(self) -> None:
+        """In place of Lightning's handlers, at whose end those before them come back; for a main thread only."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, self._handle)
+
+    def _handle(self, number: int, _: Any) -> None:
+        if number == signal.SIGINT and self.received:
+            raise KeyboardInterrupt
+        if self.received is None:
+            print("stopping after this batch, once it is saved; Ctrl-C stops at once", file=sys.stderr, flush=True)
+        self.received = signal.Signals(number)
+
+
+class InMemory(CheckpointIO):
+    """Takes the state of a training from Lightning, and gives one back to it, without a file."""
+
+    def __init__(self) -> None:
+        self.state: dict[str, Any] = {}
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        self.state = checkpoint
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: Any = None) -> dict[str, Any]:
+        return self.state
+
+    def remove_checkpoint(self, path: Any) -> None:
+        pass
+
+
+SAVE_SECONDS = 180.0  # between two checkpoints within an epoch
+SAVE_SHARE = 0.01  # of the time that checkpoints may take: where they take more, fewer are written
+CHECK_STEPS = 100  # between two looks at the losses, for each of which a GPU is waited for
+
+
+class RunFiles(pl.Callback):
+    """Saves all that a training goes on from, and goes on from it; keeps a fold's folder.
+
+    `last.ckpt` is the newest state, `previous.ckpt` the one before, `best.ckpt` the best weights by held-out accuracy;
+    `history.csv` is written from the state. A thread writes them while training goes on. `begun` is the checkpoint to
+    go on from, if any. It must be the last of the callbacks, since it saves what the others leave.
+
+    Raises Stopped after a signal, and UserError when the loss is no longer a number.
     """
 
-    def __init__(self, folder: Path, averaging: Averaging | None) -> None:
+    def __init__(self, folder: Path, averaging: Averaging | None, begun: dict[str, Any] | None = None) -> None:
         self.folder = folder
         self.averaging = averaging
+        self.memory = InMemory()  # for the trainer's `plugins`
+        self.signals = Signals()
+        self.seconds_saving = 0.0  # of the training's own time
         self.history: list[dict[str, float]] = []
-        self.best = -math.inf
-        self.epoch_started = 0.0
+        self.best: dict[str, float] = {}  # "epoch" and "accuracy"
+        self._best_state: dict[str, Tensor] = {}  # where best.ckpt is not written yet
+        self._keep_last = False  # as previous.ckpt
+        self._clean = True  # the next checkpoint is a new run's first
+        self._losses: list[tuple[int, Tensor]] = []  # since they were looked at, with their batch
+        self._random: dict[str, Tensor] = {}
+        self._seconds = self._epoch_seconds = 0.0  # that the run, and its epoch, took before it was interrupted
+        self._started = time.monotonic()
+        self._epoch_started = 0.0
+        self._saved_at = time.monotonic()
+        self._copy_seconds = self._write_seconds = 0.0  # of the latest checkpoint
+        self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[None] | None = None
+        if begun is not None:
+            self._take_up(begun)
+
+    def _take_up(self, begun: dict[str, Any]) -> None:
+        """Go on from this checkpoint, and have the other files of the folder agree with it."""
+        self.memory.state = {"state_dict": begun["state_dict"], **begun["training"]}
+        self.history, self.best = begun["history"], begun["best"]
+        self._random, self._epoch_seconds, self._seconds = begun["random"], begun["epoch_seconds"], begun["seconds"]
+        self._keep_last = begun["path"].name == LAST
+        self._clean = False
+        remove(self.folder, RESULTS)
+        if self.history:
+            write_history(self.history, self.folder)
+        try:
+            agrees = read_checkpoint(self.folder / BEST).get("best") == self.best
+        except UserError:
+            agrees = False
+        if not agrees:  # it died between the two files
+            remove(self.folder, [BEST])
+            if self.best.get("epoch") == begun["epoch"] - 1 and begun["batch"] == 0:
+                save_checkpoint(self.folder / BEST, begun["config"], begun["state_dict"], False, best=self.best)
+            else:
+                self.best = {}  # it will be found again: the epoch of the better one is still to come
+
+    # Lightning's hooks
+
+    def on_train_start(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
+        assert isinstance(model, Classifier)
+        self.signals.listen()  # after Lightning has
+        self._epoch_started = time.monotonic() - self._epoch_seconds
+        if self._random:
+            model.totals = self._random["totals"].to(model.device)
+            torch.set_rng_state(self._random["cpu"])
+            if "gpu" in self._random and model.device.type == "cuda":
+                torch.cuda.set_rng_state(self._random["gpu"], model.device)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
-        self.epoch_started = time.monotonic()
+        self._epoch_started = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, model: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(model, Classifier)
+        self._losses.append((batch_idx, outputs["loss"]))
+        if len(self._losses) >= CHECK_STEPS:
+            self._check_losses(trainer, model)
+        if trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return  # the epoch's end saves; a state with half a step's gradients cannot be saved
+        if self.signals.received or self._due(SAVE_SECONDS):
+            self._save(trainer, model, trainer.current_epoch, batch_idx + 1)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
         assert isinstance(model, Classifier)
-        scores = model.running_scores()
-        if not math.isfinite(scores["train_loss"]):
-            raise UserError(f"fold {model.config.fold}: the loss is no longer a number; train with a lower --lr")
-        row = {"epoch": trainer.current_epoch, "lr": trainer.optimizers[0].param_groups[0]["lr"]}
-        row |= scores | model.held_out_scores | {"seconds": round(time.monotonic() - self.epoch_started, 2)}
-        self.history.append(row)
-        with replacing(self.folder / "history.csv") as beside:
-            pd.DataFrame(self.history).to_csv(beside, index=False)
-        state = self.averaging.averaged_state() if self.averaging else model.state_dict()
-        save_checkpoint(self.folder / "last.ckpt", model.config, state, finished=False)
-        score = model.held_out_scores.get("valid_accuracy", -math.inf)
-        if score > self.best:
-            self.best = score
-            save_checkpoint(self.folder / "best.ckpt", model.config, state, finished=False)
+        self._check_losses(trainer, model)
+        self._wait()
+        epoch = trainer.current_epoch
+        row = {"epoch": epoch, "lr": trainer.optimizers[0].param_groups[0]["lr"]}
+        row |= model.running_scores() | model.held_out_scores
+        self.history.append(row | {"seconds": round(time.monotonic() - self._epoch_started, 2)})
+        accuracy = model.held_out_scores.get("valid_accuracy", -math.inf)
+        if accuracy > self.best.get("accuracy", -math.inf):
+            self.best = {"epoch": epoch, "accuracy": accuracy}
+            self._best_state = copied(self.averaging.averaged_state() if self.averaging else model.state_dict())
+        if self.signals.received or self._due(0) or epoch + 1 == trainer.max_epochs:
+            self._save(trainer, model, epoch + 1, 0)
 
     def on_train_end(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
-        draw_curve(self.history, self.folder / "curve.png")
+        self._wait()
+
+    def on_exception(self, trainer: pl.Trainer, model: pl.LightningModule, exception: BaseException) -> None:
+        self._writer.shutdown()
+
+    def teardown(self, trainer: pl.Trainer, model: pl.LightningModule, stage: str) -> None:
+        self._writer.shutdown()
+
+    # what they do
+
+    def _due(self, least_seconds: float) -> bool:
+        return time.monotonic() - self._saved_at >= max(
+            least_seconds, (self._copy_seconds + self._write_seconds) / SAVE_SHARE
+        )
+
+    def _check_losses(self, trainer: pl.Trainer, model: Classifier) -> None:
+        if not self._losses:
+            return
+        finite = torch.stack([loss for _, loss in self._losses]).isfinite().tolist()
+        batches, self._losses = [batch for batch, _ in self._losses], []
+        if not all(finite):
+            data: Any = trainer.datamodule  # type: ignore[attr-defined]
+            batch = batches[finite.index(False)]
+            rows = data.train_batches(trainer.current_epoch).parts()[batch]
+            names = [data.train.fname[int(row)] for row in rows[:3]]
+            more = f" and {len(rows) - 3} more" if len(rows) > 3 else ""
+            where = f"epoch {trainer.current_epoch + 1}, batch {batch + 1} ({', '.join(names)}{more})"
+            raise UserError(
+                f"fold {model.config.fold}: the loss is no longer a number, first in {where}; "
+                "train with a lower --lr, and --restart"
+            )
+
+    def _save(self, trainer: pl.Trainer, model: Classifier, epoch: int, batch: int) -> None:
+        """Save that `epoch` epochs are done, and `batch` batches of the next; raises Stopped if that was asked for."""
+        started = time.monotonic()
+        self._check_losses(trainer, model)
+        self._wait()
+        trainer.save_checkpoint("")
+        state, self.memory.state = self.memory.state, {}
+        random = {"cpu": torch.get_rng_state(), "totals": model.totals}
+        if model.device.type == "cuda":
+            random["gpu"] = torch.cuda.get_rng_state(model.device)
+        more = {
+            "epoch": epoch,
+            "batch": batch,
+            "history": list(self.history),
+            "best": dict(self.best),
+            "seconds": self._seconds + started - self._started,
+            "epoch_seconds": started - self._epoch_started if batch else 0.0,
+            "random": copied(random),
+            "training": copied({key: value for key, value in state.items() if key != "state_dict"}),
+        }
+        job = partial(self._write, model.config, copied(state["state_dict"]), more)
+        self._writing = self._writer.submit(job)
+        self._saved_at = time.monotonic()
+        self._copy_seconds = self._saved_at - started
+        self.seconds_saving += self._copy_seconds
+        if self.signals.received:
+            where = f"epoch {epoch + 1}" + (f", batch {batch + 1} of {trainer.num_training_batches}" if batch else "")
+            said = f"; the same command (without --restart) goes on from {where}" if self._wait() else ", not saved"
+            raise Stopped(f"stopped by {self.signals.received.name}{said}", 128 + self.signals.received)
+
+    def _write(self, config: RunConfig, state: dict[str, Tensor], more: dict[str, Any]) -> None:
+        """A checkpoint and what belongs to it, in an order that leaves files which agree or can be made to."""
+        started = time.monotonic()
+        weights = more["training"].get("current_model_state", state)
+        if not all(value.isfinite().all() for value in weights.values() if value.is_floating_point()):
+            raise UserError(
+                f"fold {config.fold}: weights are no longer numbers; train with a lower --lr, and --restart"
+            )
+        if self._clean:  # what an earlier run left goes when the new one is there
+            remove(self.folder, [PREVIOUS])
+            save_checkpoint(self.folder / LAST, config, state, False, **more)
+            remove(self.folder, [*RESULTS, BEST, HISTORY])
+            self._clean = False
+            self._write_best(config, more["best"])
+        else:
+            self._write_best(config, more["best"])
+            previous = self.folder / PREVIOUS if self._keep_last else None
+            save_checkpoint(self.folder / LAST, config, state, False, previous, **more)
+        self._keep_last = True
+        if more["history"]:
+            write_history(more["history"], self.folder)
+        self._write_seconds = time.monotonic() - started
+
+    def _write_best(self, config: RunConfig, best: dict[str, float]) -> None:
+        if self._best_state:
+            save_checkpoint(self.folder / BEST, config, self._best_state, False, best=best)
+            self._best_state = {}
+
+    def _wait(self) -> bool:
+        """Until what is being written is there. False, after a warning, where the disk has not taken it."""
+        writing, self._writing = self._writing, None
+        try:
+            if writing is not None:
+                writing.result()
+        except OSError as error:
+            print(f"warning: no checkpoint could be saved, training goes on: {error}", file=sys.stderr, flush=True)
+            return False
+        return True
+
+
+LAST, PREVIOUS, BEST, HISTORY = "last.ckpt", "previous.ckpt", "best.ckpt", "history.csv"
+RESULTS = ("oof.npz", "oof.csv", "curve.png")  # of a finished run
+
+
+def remove(folder: Path, names: Iterable[str]) -> None:
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+
+
+def write_history(history: list[dict[str, float]], folder: Path) -> None:
+    with replacing(folder / HISTORY) as beside:
+        pd.DataFrame(history).to_csv(beside, index=False)
+
+
+def copied(state: Any) -> Any:
+    """Nested containers as plain ones, with their tensors copied to the processor's memory."""
+    if isinstance(state, Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, Mapping):
+        return {key: copied(value) for key, value in state.items()}
+    return type(state)(map(copied, state)) if isinstance(state, list | tuple) else state
 
 
 def draw_curve(history: list[dict[str, float]], path: Path) -> None:

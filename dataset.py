@@ -327,11 +327,7 @@ class Batches:
     device: torch.device = torch.device("cpu")  # noqa: RUF009 (immutable)
 
     def __len__(self) -> int:
-        return self.total - self.first
-
-    @property
-    def total(self) -> int:
-        """Batches of the whole epoch."""
+        """Batches of the whole epoch, `first` or not: so a trainer that goes on in the middle counts them."""
         count = -(-len(self.clips) // self.batch_size)
         if self.seed is None:
             return count
@@ -342,7 +338,7 @@ class Batches:
         rows = np.arange(len(self.clips), dtype=np.int32)
         if self.seed is not None:
             np.random.default_rng(seed_of(*self.seed, self.epoch)).shuffle(rows)
-        return np.array_split(rows, self.total) if self.total else []
+        return np.array_split(rows, len(self)) if len(self) else []
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         if self.clips.waves.is_cuda:  # a gather there is a launch, and a thread would only compete for the interpreter
@@ -416,6 +412,7 @@ class WaveData(pl.LightningDataModule):
         self.seed = seed
         self.shift_samples = shift_samples
         self.device = device
+        self.begin = (0, 0)  # where training begins: the epoch, and its batches that are left out
 
     def train_batches(self, epoch: int, first: int = 0) -> Batches:
         """The batches of an epoch, from its `first` on."""
@@ -425,7 +422,8 @@ class WaveData(pl.LightningDataModule):
 
     def train_dataloader(self) -> Batches:
         """Asked for anew in every epoch (the trainer reloads it), since an epoch's draws hang on its number."""
-        return self.train_batches(self.trainer.current_epoch if self.trainer else 0)
+        epoch = self.trainer.current_epoch if self.trainer else 0
+        return self.train_batches(epoch, self.begin[1] if epoch == self.begin[0] else 0)
 
     def val_dataloader(self) -> Batches:
         return self._in_order(self.valid)

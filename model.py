@@ -9,8 +9,10 @@ import difflib
 import math
 import pickle
 import re
+import shutil
 import urllib.error
 import urllib.request
+import zipfile
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
@@ -149,7 +151,7 @@ class Classifier(pl.LightningModule):
         self.noise = torch.zeros(0)
         self.layout = torch.channels_last  # of the network's memory
         self.held_out_scores: dict[str, float] = {}  # of the last validated epoch
-        self._totals = torch.zeros(3)  # of the epoch so far: loss, right answers, clips
+        self.totals = torch.zeros(3)  # of the epoch so far: loss, right answers, clips
         self._loss = torch.zeros(0)  # of the held-out clips so far, and of their classes (true, predicted, both)
         self._counts = torch.zeros(0)
 
@@ -193,7 +195,7 @@ class Classifier(pl.LightningModule):
             self.noise = transform.white_noise(generator(self.device, *seed_key(self.config)))
 
     def on_train_epoch_start(self) -> None:
-        self._totals = torch.zeros(3, device=self.device)
+        self.totals = torch.zeros(3, device=self.device)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         draw = generator(self.device, *seed_key(self.config), self.current_epoch, batch_index, self.global_rank)
@@ -202,7 +204,7 @@ class Classifier(pl.LightningModule):
         loss = self.loss(logits, target)
         with torch.no_grad():
             right = (logits.argmax(1) == target.argmax(1)).sum()
-            self._totals += torch.stack([loss.detach() * len(target), right, right.new_tensor(len(target))])
+            self.totals += torch.stack([loss.detach() * len(target), right, right.new_tensor(len(target))])
         return loss
 
     def on_validation_epoch_start(self) -> None:
@@ -220,14 +222,14 @@ class Classifier(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         true, predicted, both = self._counts.cpu().numpy()
         self.held_out_scores = {
-            "valid_loss": float(self._loss) / true.sum(),
+            "valid_loss": float(self._loss) / int(true.sum()),
             "valid_accuracy": float(both.sum() / true.sum()),
             "valid_macro_f1": macro_f1_of_counts(true, predicted, both),
         }
 
     def running_scores(self) -> dict[str, float]:
         """Training loss and accuracy of the epoch so far, on augmented clips."""
-        loss, right, clips = self._totals.tolist()
+        loss, right, clips = self.totals.tolist()
         return {"train_loss": loss / max(clips, 1), "train_accuracy": right / max(clips, 1)}
 
     def configure_optimizers(self) -> Any:
@@ -266,18 +268,40 @@ def rate(step: int, steps: int, warmup: float) -> float:
 # -------------------------------------------------------------------------------------------------- checkpoints
 
 
-def save_checkpoint(path: Path, config: RunConfig, state: dict[str, Tensor], finished: bool) -> None:
-    """Write configuration and weights, complete or not at all, for any machine to read."""
-    with replacing(path) as beside:
-        torch.save(
-            {
-                "format": CHECKPOINT_FORMAT,
-                "config": to_plain(config),
-                "state_dict": {name: value.cpu() for name, value in state.items()},
-                "finished": finished,
-            },
-            beside,
-        )
+def save_checkpoint(
+    path: Path, config: RunConfig, state: dict[str, Tensor], finished: bool, previous: Path | None = None, **more: Any
+) -> None:
+    """Write configuration, weights and `more`, complete or not at all, for any machine to read.
+
+    What stood at `path` is kept as `previous`, if that is given. OSError where the disk is full.
+    """
+    contents = {
+        "format": CHECKPOINT_FORMAT,
+        "config": to_plain(config),
+        "state_dict": {name: value.cpu() for name, value in state.items()},
+        "finished": finished,
+        **more,
+    }
+    try:
+        with replacing(path) as beside:
+            with beside.open("wb") as file:
+                torch.save(contents, file)
+            if previous is not None and path.exists():
+                keep_file(path, previous)
+    except (OSError, RuntimeError) as error:  # torch's writer adds an error of its own to the system's
+        cause = error if isinstance(error, OSError) else error.__context__
+        if isinstance(cause, OSError):
+            raise OSError(cause.errno, cause.strerror, str(path)) from error
+        raise
+
+
+def keep_file(path: Path, other: Path) -> None:
+    """Have what stands at `path` at `other`, too; `path` may be replaced then, but not written to."""
+    with replacing(other) as beside:
+        try:
+            beside.hardlink_to(path)
+        except OSError:  # a file system without such links
+            shutil.copyfile(path, beside)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -285,6 +309,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as parts:  # torch itself checks no sums
+                if part := parts.testzip():
+                    raise UserError(f"{part} in it is damaged")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         written = checkpoint["format"]
     except Exception as error:  # whatever an unpickler meets in a file from anywhere

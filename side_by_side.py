@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
-from arg import Fold, RunConfig, TrainConfig, UserError
+from arg import Fold, RunConfig, Stopped, TrainConfig, UserError
 from util import clock, end_with_parent, keep_memory
 
 if TYPE_CHECKING:
@@ -255,6 +255,9 @@ def _work(connection: multiprocessing.connection.Connection, config: TrainConfig
             send(Done(scores.get("accuracy")))
     except (UserError, OSError) as error:
         send(Failed(str(error), ""))
+    except Stopped as stopped:
+        send(Line(f"{stopped}\n", error=True))
+        sys.exit(stopped.status)
     except (KeyboardInterrupt, SystemExit):  # asked to stop, most likely by the parent
         sys.exit(130)
     except BaseException as error:

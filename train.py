@@ -6,6 +6,7 @@ torch and what builds on it are imported where they are used, so that ``-h`` and
 from __future__ import annotations
 
 import dataclasses
+import gc
 import logging
 import re
 import shlex
@@ -35,6 +36,7 @@ from arg import (
 )
 from util import (
     accuracy,
+    claimed,
     clock,
     format_accuracy,
     keep_memory,
@@ -75,6 +77,7 @@ def train(config: TrainConfig) -> None:
     if config.auto_batch:
         first = with_largest_batch(config, first, store, devices[0])
     runs = [dataclasses.replace(first, fold=fold) for fold in folds]
+    runs = runs if config.restart else [with_own_batch(config, run) for run in runs]
     runs = [run for run in runs if must_train(run, fold_folder(config, run), config.restart)]
     if len(devices) > 1:
         if runs and (failed := train_side_by_side(config, runs, [str(device) for device in devices])):
@@ -86,7 +89,7 @@ def train(config: TrainConfig) -> None:
         net = None  # the first fold's, compiled once for all
         for position, run in enumerate(runs):
             net = train_fold(config, store, run, devices[0], len(runs) - position, net=net).net
-    conclude(config, [dataclasses.replace(first, fold=fold) for fold in range(store.folds)])
+    conclude(config, [with_own_batch(config, dataclasses.replace(first, fold=fold)) for fold in range(store.folds)])
 
 
 def open_store(config: TrainConfig) -> Store:
@@ -150,11 +153,20 @@ def with_largest_batch(config: TrainConfig, run: RunConfig, store: Store, device
     return dataclasses.replace(run, optim=dataclasses.replace(optim, batch_size=size, lr=lr))
 
 
+def with_own_batch(config: TrainConfig, run: RunConfig) -> RunConfig:
+    """Under --batch-size auto, `run` with the batch size and the rate that its fold was begun with, if it was."""
+    before = started_run(fold_folder(config, run)) if config.auto_batch else None
+    if before is None or before.limit != run.limit:
+        return run
+    optim = dataclasses.replace(run.optim, batch_size=before.optim.batch_size, lr=before.optim.lr)
+    return dataclasses.replace(run, optim=optim)
+
+
 class Trained(NamedTuple):
     """What a fold's training gave."""
 
-    net: nn.Module
-    scores: dict[str, float]  # held out; empty where nothing was
+    net: nn.Module | None
+    scores: dict[str, float]  # held out; empty where nothing was, or where another process trained the fold meanwhile
 
 
 def train_fold(
@@ -166,37 +178,112 @@ def train_fold(
     report: Callable[[Report], None] | None = None,
     net: nn.Module | None = None,
 ) -> Trained:
-    """Train one fold, predict what it held out, and record both.
+    """Train one fold, or what is left of it, predict what it held out, and record both.
 
     `net` is an earlier fold's, which takes the place of a new one so that it is compiled only once.
     """
-    from callback import Progress
+    from model import first_line
+
+    folder = fold_folder(config, run)
+    with claimed(folder / ".lock", f"{folder}: this fold"):
+        for leftover in folder.glob(".*.tmp"):  # of a process that was killed
+            leftover.unlink()
+        if not must_train(run, folder, config.restart):  # it has been trained since this process began
+            return Trained(net, {})
+        begun = None if config.restart else standing(folder, tell=True)
+        if begun is not None and (begun["config"] != run or not (begun["finished"] or "training" in begun)):
+            begun = None  # a dry run, or from a version that could not go on
+        while True:
+            try:
+                return train_claimed(config, store, run, device, folds_left, report, net, begun)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                print(f"warning: {first_line(error)}", file=sys.stderr)
+            run, begun = with_half_batch(config, run, device), None
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def with_half_batch(config: TrainConfig, run: RunConfig, device: torch.device) -> RunConfig:
+    """What a fold is trained with after its batches did not fit; UserError where --batch-size is not "auto"."""
+    import torch
+
+    from tune import scaled_rate
+
+    optim, size = run.optim, run.optim.batch_size // 2
+    if size < 2:
+        raise UserError(f"out of memory on {device}: not even {optim.batch_size} clips fit; use a smaller -t or -m")
+    if not config.auto_batch:
+        raise UserError(
+            f"out of memory on {device}: use --batch-size {size} in place of {optim.batch_size}, or --batch-size auto"
+        )
+    lr = scaled_rate(optim.lr, optim.optimizer, size, optim.batch_size)
+    print(f"--batch-size auto: out of memory, starts again with {size} clips a batch, --lr {lr:.3g}", flush=True)
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return dataclasses.replace(run, optim=dataclasses.replace(optim, batch_size=size, lr=lr))
+
+
+def train_claimed(
+    config: TrainConfig,
+    store: Store,
+    run: RunConfig,
+    device: torch.device,
+    folds_left: int,
+    report: Callable[[Report], None] | None,
+    net: nn.Module | None,
+    begun: dict[str, Any] | None,
+) -> Trained:
+    """`train_fold` for a fold that no other process trains, from the checkpoint `begun` on, if there is one."""
+    from callback import LAST, PREVIOUS, Progress, draw_curve
     from model import save_checkpoint
     from tune import expected_seconds
 
     folder = fold_folder(config, run)
     started = time.monotonic()
-    model, data = make_fold(store, run, device, net)
+    model, data = make_fold(store, run, device, net, restored=begun is not None)
     print(
         f"{folder.parent.name}, fold {run.fold}, {device}: {len(data.train):,} clips to train on, "
         f"{len(data.valid):,} held out, {run.optim.epochs} epochs",
         flush=True,
     )
-    fit(model, data, device, folder, Progress(expected_seconds(model, data), folds_left, report))
+    record: dict[str, Any]
+    if begun is not None and (begun["finished"] or begun["epoch"] == run.optim.epochs):
+        print("trained already; what it held out is predicted again", flush=True)
+        model.load_state_dict(begun["state_dict"])
+        record = {"history": begun.get("history", []), "best": begun.get("best", {})}
+    else:
+        if begun is not None:
+            batch = f", batch {begun['batch'] + 1}" if begun["batch"] else ""
+            print(f"goes on from epoch {begun['epoch'] + 1}{batch}", flush=True)
+        progress = Progress(expected_seconds(model, data), folds_left, report)
+        record = fit(model, data, device, folder, progress, begun)
     scores = predict_held_out(model, data, device, folder) if len(data.valid) else {}
-    save_checkpoint(folder / "last.ckpt", run, model.state_dict(), finished=True)
-    seconds = time.monotonic() - started
+    if record["history"]:
+        draw_curve(record["history"], folder / "curve.png")
+    seconds = time.monotonic() - started + (begun or {}).get("seconds", 0.0)
     row = {"run": folder.parent.name, "fold": run.fold, **scores, "seconds": round(seconds, 1)}
     update_table(folder.parents[1] / "summary.csv", row | {"command": config.command}, key=("run", "fold"))
+    previous = None if begun is not None and begun["path"] == folder / PREVIOUS else folder / PREVIOUS
+    save_checkpoint(folder / LAST, run, model.state_dict(), True, previous, **record, seconds=seconds)
     said = format_accuracy(scores["accuracy"], len(data.valid)) if scores else "unknown, nothing held out"
-    print(f"fold {run.fold} done in {clock(seconds)}, accuracy {said}\n  {folder / 'last.ckpt'}", flush=True)
+    print(f"fold {run.fold} done in {clock(seconds)}, accuracy {said}\n  {folder / LAST}", flush=True)
     return Trained(model.net, scores)
 
 
 def make_fold(
-    store: Store, run: RunConfig, device: torch.device, net: nn.Module | None = None
+    store: Store, run: RunConfig, device: torch.device, net: nn.Module | None = None, restored: bool = False
 ) -> tuple[Classifier, WaveData]:
-    """A fold's classifier, as training starts from it, and its clips, both on `device`; `net`: see `train_fold`."""
+    """A fold's classifier, as training starts from it, and its clips, both on `device`; `net`: see `train_fold`.
+
+    `restored`: its weights will come from a checkpoint of the run, so that no others are read.
+    """
     import torch
 
     from dataset import WaveData
@@ -208,7 +295,7 @@ def make_fold(
     background = store.noise() if run.augment.background_probability else None
     if background is not None and len(background) < store.clip_samples:
         print("warning: no background recordings in _background_noise_, so none are mixed in", file=sys.stderr)
-    model = Classifier(run, run.weights, background).to(device)
+    model = Classifier(run, "" if restored else run.weights, background).to(device)
     model.use_layout(pick_layout(model))
     if device.type == "cuda" and run.optim.deterministic and net is None:
         print(f"--deterministic: a step takes {deterministic_cost(model):.2f} times as long as without", flush=True)
@@ -221,28 +308,59 @@ def make_fold(
     return model, WaveData(store, run.fold, run.optim.batch_size, seed_key(run), run.limit, shift, device)
 
 
-def started_run(folder: Path, finished: bool = False) -> RunConfig | None:
-    """What was trained in a fold's folder, or was so to the end; None where nothing was."""
+def standing(folder: Path, tell: bool = False) -> dict[str, Any] | None:
+    """A fold's newest checkpoint, with its "path"; None where nothing was trained.
+
+    That is last.ckpt or, where it is damaged, previous.ckpt. UserError where that does not help.
+    """
+    from callback import LAST, PREVIOUS
     from model import read_checkpoint
 
-    path = folder / "last.ckpt"
+    path, before = folder / LAST, folder / PREVIOUS
     if not path.exists():
         return None
-    checkpoint = read_checkpoint(path)
+    try:
+        return {**read_checkpoint(path), "path": path}
+    except UserError as error:
+        try:
+            checkpoint = {**read_checkpoint(before), "path": before}
+        except UserError:
+            raise UserError(f"{error}; --restart trains the fold again") from error
+        if tell:
+            print(f"warning: {error}; {before.name} takes its place", file=sys.stderr, flush=True)
+        return checkpoint
+
+
+def started_run(folder: Path, finished: bool = False) -> RunConfig | None:
+    """What was trained in a fold's folder, or was so to the end; None where nothing that can be read was."""
+    try:
+        checkpoint = standing(folder)
+    except UserError:
+        return None
+    if checkpoint is None or (finished and not (checkpoint["finished"] and has_results(folder, checkpoint["config"]))):
+        return None
     run: RunConfig = checkpoint["config"]
-    return run if checkpoint["finished"] or not finished else None
+    return run
 
 
 def finished_run(folder: Path) -> RunConfig | None:
     return started_run(folder, finished=True)
 
 
+def has_results(folder: Path, run: RunConfig) -> bool:
+    """Whether the predictions of what the fold held out are there."""
+    return run.fold == FULL or all((folder / name).exists() for name in ("oof.npz", "oof.csv"))
+
+
 def must_train(run: RunConfig, folder: Path, restart: bool) -> bool:
-    """False where the fold is finished with these settings; UserError where it is finished with others."""
-    before = None if restart else finished_run(folder)
-    if before is None or (before.limit and not run.limit):
+    """False where the fold is finished with these settings; UserError where it was begun with others."""
+    checkpoint = None if restart else standing(folder)
+    if checkpoint is None or (checkpoint["config"].limit and not run.limit):
         return True  # nothing there, or a dry run
+    before: RunConfig = checkpoint["config"]
     if before == run:
+        if not checkpoint["finished"] or not has_results(folder, run):
+            return True
         print(f"{folder}: trained already; --restart trains it again")
         return False
     old, new = flat(to_plain(before)), flat(to_plain(run))
@@ -250,7 +368,7 @@ def must_train(run: RunConfig, folder: Path, restart: bool) -> bool:
         what = "stale, trained on other folds or labels"
     else:
         changes = ", ".join(f"{key} {old[key]} -> {new[key]}" for key in new if old[key] != new[key])
-        what = f"trained with other settings ({changes})"
+        what = f"{'trained' if checkpoint['finished'] else 'begun'} with other settings ({changes})"
     raise UserError(f"{folder}: {what}; --restart trains it again, --tag NAME beside it")
 
 
@@ -262,30 +380,38 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return result
 
 
-def fit(model: Classifier, data: WaveData, device: torch.device, folder: Path, progress: Progress) -> None:
-    """Run the training loop; the averaged weights are left in the model, the fold's files in `folder`."""
-    import torch
+def fit(
+    model: Classifier,
+    data: WaveData,
+    device: torch.device,
+    folder: Path,
+    progress: Progress,
+    begun: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Run the training loop, from the checkpoint `begun` on, if there is one; returns its "history" and "best" epoch.
 
+    The averaged weights are left in the model, the fold's files in `folder`.
+    """
     from callback import Averaging, RunFiles
 
     optim = model.config.optim
     averaging = Averaging(optim.ema_decay, device) if optim.ema_decay else None
-    callbacks: list[pl.Callback] = [progress, RunFiles(folder, averaging)]
+    files = RunFiles(folder, averaging, begun)
+    callbacks: list[pl.Callback] = [progress, *([averaging] if averaging else []), files]
     trainer = make_trainer(
         optim,
         device,
-        callbacks + ([averaging] if averaging else []),
+        callbacks,
+        plugins=[files.memory],
         max_epochs=optim.epochs,
         limit_val_batches=1.0 if len(data.valid) else 0,
     )
+    data.begin = (begun["epoch"], begun["batch"]) if begun else (0, 0)
     try:
-        trainer.fit(model, datamodule=data)
-    except torch.OutOfMemoryError as error:
-        raise UserError(
-            f"out of memory on {device}: use a smaller --batch-size than {optim.batch_size}, or --batch-size auto"
-        ) from error
+        trainer.fit(model, datamodule=data, ckpt_path=str(begun["path"]) if begun else None)
     except SystemExit:  # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from None
+    return {"history": files.history, "best": files.best}
 
 
 def make_trainer(optim: OptimConfig, device: torch.device, callbacks: list[pl.Callback], **limits: Any) -> pl.Trainer:
