@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -289,7 +290,10 @@ def read_waves(folder: Path) -> Tensor:
     path = folder / WAVES
     if path.stat().st_size < 2:  # nothing to map
         return torch.zeros(0, dtype=torch.int16)
-    return torch.from_numpy(np.memmap(path, "<i2", "c", shape=(path.stat().st_size // 2,)))
+    # A map that could be written to, a copy for each page, would be refused where the file is larger than the memory.
+    waves = np.memmap(path, "<i2", "r", shape=(path.stat().st_size // 2,))
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # torch's, of an array not to be written to
+        return torch.from_numpy(waves)
 
 
 def clips_of(table: pd.DataFrame, waves: Tensor, classes: tuple[str, ...]) -> Clips:

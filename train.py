@@ -465,7 +465,7 @@ def predict_held_out(model: Classifier, data: WaveData, device: torch.device, fo
         with npz.open("wb") as out:
             np.savez(
                 out,
-                fname=np.array(list(clips.fname)),
+                fname=as_array(clips.fname, folder),
                 target=truth,
                 probabilities=probabilities,
                 classes=np.array(classes),
@@ -475,6 +475,17 @@ def predict_held_out(model: Classifier, data: WaveData, device: torch.device, fo
         "accuracy_one_view": accuracy(truth, one_view),
         "macro_f1": macro_f1(truth, predicted, len(classes)),
     }
+
+
+def as_array(names: Sequence[str], folder: Path) -> NDArray[np.str_]:
+    """Names as an array, which takes four bytes a letter of the longest: in a file without a name in `folder`."""
+    if not len(names):
+        return np.zeros(0, str)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        array = np.memmap(file, f"<U{max(map(len, names))}", "w+", shape=(len(names),))
+    for row, name in enumerate(names):
+        array[row] = name
+    return array
 
 
 def write_rows(path: Path, clips: Clips, classes: Sequence[str], probabilities: NDArray[np.float32]) -> None:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from arg import FeatureOptions, UserError
-from dataset import Batches, Clips, LogMel, Store, WaveData, gather, mel_filters, one_hot
+from dataset import Batches, Clips, LogMel, Store, WaveData, gather, mel_filters, one_hot, read_waves
 from util import Names
 
 
@@ -215,3 +215,12 @@ def test_no_clips_make_no_batches() -> None:
 def test_too_few_clips_to_train_on(store_work: Path) -> None:
     with pytest.raises(UserError, match="at least 2"):
         WaveData(Store.open(store_work), 0, 8, (0,), limit=1)
+
+
+def test_waves_larger_than_the_memory_can_be_mapped(tmp_path: Path) -> None:
+    with (tmp_path / "waves.i16").open("wb") as file:
+        file.write(np.array([1, -2], "<i2").tobytes())
+        file.truncate(1 << 40)  # a hole, which takes no disk
+    waves = read_waves(tmp_path)
+    assert len(waves) == 1 << 39
+    assert waves[:3].tolist() == [1, -2, 0]
