@@ -386,6 +386,8 @@ def fit(
         trainer.fit(model, datamodule=data, ckpt_path=str(begun["path"]) if begun else None)
     except SystemExit:  # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from None
+    if files.signals.received:  # too late for another batch
+        raise files.signals.stopped("the end of training")
     return {"history": files.history, "best": files.best}
 
 
