@@ -6,12 +6,13 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -q
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test clean
+.PHONY: help demo test soak clean
 
 help:
 	@echo "make demo              preprocess, train 3 folds and label, on speech made here: minutes on two cores"
 	@echo "make demo DATA=folder  the same on your data set, which is only read"
 	@echo "make test              lint, format, types and tests"
+	@echo "make soak              trainings killed, resumed and side by side for MINUTES=30: is anything lost or left over?"
 	@echo "make clean             remove $(VENV) and demo-work"
 	@echo "PYTHON=python3.12      after any of them: the Python to use (3.11 or newer; default: python3)"
 
@@ -23,6 +24,9 @@ test: $(VENV)/test-installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+soak: $(VENV)/test-installed
+	$(BIN)/python -m benchmarks.soak mixed --minutes $(or $(MINUTES),30)
 
 clean:
 	rm -rf $(VENV) demo-work

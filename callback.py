@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import sys
 import threading
@@ -175,11 +176,19 @@ class Signals:
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, self._handle)
 
+    def stopped(self, where: str) -> Stopped:
+        """What to raise for the signal that was received; `where` it goes on from."""
+        assert self.received
+        text = f"stopped by {self.received.name}; the same command (without --restart) goes on from {where}"
+        return Stopped(text, 128 + self.received)
+
     def _handle(self, number: int, _: Any) -> None:
         if number == signal.SIGINT and self.received:
             raise KeyboardInterrupt
         if self.received is None:
-            print("stopping after this batch, once it is saved; Ctrl-C stops at once", file=sys.stderr, flush=True)
+            os.write(
+                2, b"stopping after this batch, once it is saved; Ctrl-C stops at once\n"
+            )  # print may be under way
         self.received = signal.Signals(number)
 
 
@@ -219,7 +228,6 @@ class RunFiles(pl.Callback):
         self.averaging = averaging
         self.memory = InMemory()  # for the trainer's `plugins`
         self.signals = Signals()
-        self.seconds_saving = 0.0  # of the training's own time
         self.history: list[dict[str, float]] = []
         self.best: dict[str, float] = {}  # "epoch" and "accuracy"
         self._best_state: dict[str, Tensor] = {}  # where best.ckpt is not written yet
@@ -312,9 +320,8 @@ class RunFiles(pl.Callback):
     # what they do
 
     def _due(self, least_seconds: float) -> bool:
-        return time.monotonic() - self._saved_at >= max(
-            least_seconds, (self._copy_seconds + self._write_seconds) / SAVE_SHARE
-        )
+        affordable = (self._copy_seconds + self._write_seconds) / SAVE_SHARE
+        return time.monotonic() - self._saved_at >= max(least_seconds, affordable)
 
     def _check_losses(self, trainer: pl.Trainer, model: Classifier) -> None:
         if not self._losses:
@@ -357,11 +364,9 @@ class RunFiles(pl.Callback):
         self._writing = self._writer.submit(job)
         self._saved_at = time.monotonic()
         self._copy_seconds = self._saved_at - started
-        self.seconds_saving += self._copy_seconds
         if self.signals.received:
             where = f"epoch {epoch + 1}" + (f", batch {batch + 1} of {trainer.num_training_batches}" if batch else "")
-            said = f"; the same command (without --restart) goes on from {where}" if self._wait() else ", not saved"
-            raise Stopped(f"stopped by {self.signals.received.name}{said}", 128 + self.signals.received)
+            raise self.signals.stopped(where if self._wait() else "the last checkpoint, since this one is not saved")
 
     def _write(self, config: RunConfig, state: dict[str, Tensor], more: dict[str, Any]) -> None:
         """A checkpoint and what belongs to it, in an order that leaves files which agree or can be made to."""

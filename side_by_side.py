@@ -117,9 +117,6 @@ def train_side_by_side(config: TrainConfig, runs: Sequence[RunConfig], devices: 
     """
     import torch
 
-    from model import Classifier
-
-    Classifier(runs[0], runs[0].weights)  # what is wrong with network or weights is better said once, before the start
     threads = max(1, torch.get_num_threads() // len(devices))
     jobs = [Job(run) for run in runs]
     waiting = deque(jobs)

@@ -67,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def train(config: TrainConfig) -> None:
     """Train the folds that are asked for, one after the other on each device; a finished one is left as it is."""
+    from model import Classifier
     from side_by_side import train_side_by_side
 
     keep_memory()
@@ -79,6 +80,8 @@ def train(config: TrainConfig) -> None:
     runs = [dataclasses.replace(first, fold=fold) for fold in folds]
     runs = runs if config.restart else [with_own_batch(config, run) for run in runs]
     runs = [run for run in runs if must_train(run, fold_folder(config, run), config.restart)]
+    if runs:
+        Classifier(runs[0], runs[0].weights)  # what is wrong with network or weights is said before anything is written
     if len(devices) > 1:
         if runs and (failed := train_side_by_side(config, runs, [str(device) for device in devices])):
             which = ",".join(map(str, failed))
@@ -241,7 +244,7 @@ def train_claimed(
     begun: dict[str, Any] | None,
 ) -> Trained:
     """`train_fold` for a fold that no other process trains, from the checkpoint `begun` on, if there is one."""
-    from callback import LAST, PREVIOUS, Progress, draw_curve
+    from callback import LAST, PREVIOUS, Progress, RunFiles, draw_curve
     from model import save_checkpoint
     from tune import expected_seconds
 
@@ -257,7 +260,8 @@ def train_claimed(
     if begun is not None and (begun["finished"] or begun["epoch"] == run.optim.epochs):
         print("trained already; what it held out is predicted again", flush=True)
         model.load_state_dict(begun["state_dict"])
-        record = {"history": begun.get("history", []), "best": begun.get("best", {})}
+        files = RunFiles(folder, None, None if begun["finished"] else begun)  # which agree then
+        record = {"history": begun.get("history", []), "best": files.best or begun.get("best", {})}
     else:
         if begun is not None:
             batch = f", batch {begun['batch'] + 1}" if begun["batch"] else ""
@@ -411,6 +415,8 @@ def fit(
         trainer.fit(model, datamodule=data, ckpt_path=str(begun["path"]) if begun else None)
     except SystemExit:  # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from None
+    if files.signals.received:  # too late for another batch
+        raise files.signals.stopped("the end of training")
     return {"history": files.history, "best": files.best}
 
 
