@@ -36,6 +36,7 @@ import soundfile
 import torch
 from numpy.typing import NDArray
 
+import inference
 from arg import (
     NO_AUGMENT,
     FeatureConfig,
@@ -75,6 +76,8 @@ def main() -> None:
     )
     parser.add_argument("--measure-memory", type=Path, help=argparse.SUPPRESS)  # one of --scaling's processes
     options = parser.parse_args()
+    # A decoding process imports the main module anew: that of the command is light, and this one is not.
+    sys.modules["__main__"] = inference
     keep_memory()
     if options.measure_memory:
         print(json.dumps(labelled_folder(options.measure_memory)))

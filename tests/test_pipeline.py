@@ -30,7 +30,7 @@ RUN = "resnet10t-32x32"
 
 def run_all(root: Path, work: Path, output: Path) -> None:
     assert preprocess.main(["-i", str(root), "-w", str(work), "-k", "2"]) == 0
-    assert train.main([*TRAIN, "-w", str(work), "-f", "all", "--epochs", "8"]) == 0
+    assert train.main([*TRAIN, "-w", str(work), "-f", "all", "--epochs", "12"]) == 0
     assert inference.main([*INFER, "-w", str(work), "-o", str(output), "-a", "y"]) == 0
 
 
@@ -75,7 +75,7 @@ def test_the_files_of_a_run(trained: Path) -> None:
         for name in ("last.ckpt", "best.ckpt"):
             torch.load(folder / name, weights_only=True)
         history = pd.read_csv(folder / "history.csv")
-        assert list(history["epoch"]) == list(range(8))
+        assert list(history["epoch"]) == list(range(12))
         assert history["train_loss"].iloc[-1] < history["train_loss"].iloc[0]
         assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
         oof = np.load(folder / "oof.npz")
