@@ -216,26 +216,6 @@ def _writing(folder: Path) -> Iterator[None]:
 # ------------------------------------------------------------------------------------------------------ decoding
 
 
-def decode_folder(folder: Path, sample_rate: int, into: Path) -> tuple[DataFrame, DataFrame]:
-    """Decode every audio file under `folder` once, at `sample_rate` (Hz), and append the samples to `into`/WAVES.
-
-    Returns the clips (fname, label, offset, length; the last two in samples) and the rejected files (fname, reason),
-    both by name. fname is relative to `folder`, or to `folder`/audio where that is its only folder; label is the name
-    of the top folder a clip is in, '' for one that is in none. UserError where there is no audio file.
-    """
-    from source import find_clips
-
-    files = sorted(find_clips(folder))
-    with _writing(into):
-        audios = _decode(files, sample_rate, into / WAVES)
-    table = _table(files, audios)
-    usable = table["reason"] == ""
-    return (
-        table.loc[usable, ["fname", "label", "offset", "length"]].reset_index(drop=True),
-        table.loc[~usable, ["fname", "reason"]].reset_index(drop=True),
-    )
-
-
 class Decoded(NamedTuple):
     """A few files' samples back to back, and for each file where its own begin, their number, and why it has none."""
 

@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 import torch
 from numpy.typing import NDArray
 
+import preprocess as pp
 from arg import PreprocessConfig
 from preprocess import preprocess
+from source import find_clips
 
 RATE = 8000
 CLASSES = ("high", "low", "sweep")
@@ -76,6 +79,17 @@ def real_waves() -> NDArray[np.float32]:
 @pytest.fixture(autouse=True, scope="session")
 def _two_threads() -> None:
     torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+def decode_folder(folder: Path, sample_rate: int, into: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The files under `folder` decoded to `into` as `preprocess` does it: clips and rejected files, by name."""
+    files = sorted(find_clips(folder))
+    table = pp._table(files, pp._decode(files, sample_rate, into / pp.WAVES))
+    usable = table["reason"] == ""
+    return (
+        table.loc[usable, ["fname", "label", "offset", "length"]].reset_index(drop=True),
+        table.loc[~usable, ["fname", "reason"]].reset_index(drop=True),
+    )
 
 
 def one_error_line(capsys: pytest.CaptureFixture[str]) -> str:

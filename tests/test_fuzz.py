@@ -10,6 +10,7 @@ import soundfile
 
 import preprocess as pp
 from benchmarks import fuzz
+from tests.conftest import decode_folder
 
 FILES, SEED = 500, 7
 
@@ -17,7 +18,7 @@ FILES, SEED = 500, 7
 def test_the_whole_files_are_whole(tmp_path: Path) -> None:
     for n, (kind, data) in enumerate(fuzz.whole_files().items()):
         (tmp_path / f"{n:02} {kind}").write_bytes(data)
-    clips, rejected = pp.decode_folder(tmp_path, fuzz.RATE, tmp_path / "into")
+    clips, rejected = decode_folder(tmp_path, fuzz.RATE, tmp_path / "into")
     assert not len(rejected), rejected
     assert len(clips) == len(fuzz.whole_files())
 
@@ -41,7 +42,7 @@ def test_every_damaged_file_is_a_row_or_a_rejection(tmp_path: Path) -> None:
         kind, data = fuzz.mutated(SEED, index)
         names.append(f"{index:03} {kind}")
         (folder / names[-1]).write_bytes(data)
-    clips, rejected = pp.decode_folder(folder, fuzz.RATE, tmp_path / "into")
+    clips, rejected = decode_folder(folder, fuzz.RATE, tmp_path / "into")
     assert sorted([*clips["fname"], *rejected["fname"]]) == names
     assert len(clips) > FILES / 5
     assert len(rejected) > FILES / 5

@@ -20,6 +20,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 import preprocess as pp
 from arg import PreprocessConfig, UserError
 from source import File
+from tests.conftest import decode_folder
 
 RATE = 16_000
 REPOSITORY = Path(__file__).parents[1]
@@ -206,7 +207,7 @@ def decode(path: Path, rate: int, tmp_path: Path) -> NDArray[np.int16]:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     shutil.copy(path, folder)
-    clips, rejected = pp.decode_folder(folder, rate, into)
+    clips, rejected = decode_folder(folder, rate, into)
     assert len(clips) == 1, rejected
     return samples_of(into, clips.iloc[0])
 
@@ -410,7 +411,7 @@ def test_hours_in_a_few_bytes_do_not_fill_the_disk(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(pp, "BLOCK_VALUES", 1000)
     write(tmp_path / "data" / "a.flac", np.zeros(36 * RATE, np.int16))
     write(tmp_path / "data" / "b.flac", np.zeros(36 * RATE + 1, np.int16))
-    clips, rejected = pp.decode_folder(tmp_path / "data", RATE, tmp_path / "into")
+    clips, rejected = decode_folder(tmp_path / "data", RATE, tmp_path / "into")
     assert clips["fname"].tolist() == ["a.flac"]
     assert rejected.to_numpy().tolist() == [["b.flac", "longer than 0.01 h: cut it into clips"]]
     assert (tmp_path / "into" / pp.WAVES).stat().st_size == 2 * 36 * RATE
@@ -421,7 +422,7 @@ def test_decode_folder(tmp_path: Path) -> None:
     for seed, name in enumerate(["b.wav", "a.flac", "yes/deep/x.wav", "_old/x.wav", ".trash/x.wav"]):
         write(folder / name, noise(seed, 1000 + seed), 8000 if name == "b.wav" else RATE)
     (folder / "bad.mp3").write_bytes(b"?")
-    clips, rejected = pp.decode_folder(folder, RATE, tmp_path / "into")
+    clips, rejected = decode_folder(folder, RATE, tmp_path / "into")
     assert clips.columns.tolist() == ["fname", "label", "offset", "length"]
     assert clips.to_numpy().tolist() == [
         ["a.flac", "", 0, 1001],
@@ -433,7 +434,7 @@ def test_decode_folder(tmp_path: Path) -> None:
     assert rejected["fname"].tolist() == ["bad.mp3"]
     for bad in (tmp_path / "nowhere", tmp_path / "into"):
         with pytest.raises(UserError, match=bad.name):
-            pp.decode_folder(bad, RATE, tmp_path / "into")
+            decode_folder(bad, RATE, tmp_path / "into")
 
 
 def test_the_sample_rate_is_the_clips_most_common_one(tmp_path: Path) -> None:
