@@ -26,7 +26,7 @@ from arg import RunConfig, Stopped, UserError
 from model import Classifier, read_checkpoint, save_checkpoint
 from util import clock, replacing
 
-AVERAGE_EVERY = 4  # steps: at each it would cost 3 % of a small network's time, for the same average ...
+AVERAGE_EVERY = 4  # steps: at each it would cost a percent of a small network's time, for much the same average ...
 AVERAGE_EACH = 20  # ... but for the first ones, among which a dry run ends
 
 

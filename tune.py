@@ -23,7 +23,7 @@ from model import Classifier, first_line
 from transform import VIEWS
 from util import generator, pick_precision
 
-LARGEST_BATCH = 1024  # clips; larger ones gain no speed
+LARGEST_BATCH = 1024  # clips; the rules for the rate are not to be stretched further
 LEAST_STEPS = 16  # of an epoch that --batch-size auto leaves
 
 
@@ -95,8 +95,8 @@ def expected_seconds(model: Classifier, data: WaveData) -> float:
 def pick_layout(model: Classifier) -> torch.memory_format:
     """The faster memory layout of the network.
 
-    Channels-last on a processor, where it was the faster one for every network measured, and where the choice must
-    not hang on the clock: results are to be the same. On a GPU the faster of the two over a few steps of a copy, or
+    Channels-last on a processor, where it was the faster one for all five networks measured (docs/performance.md), and
+    where the choice must not hang on the clock: results are to be the same. On a GPU the faster of the two over a few steps of a copy, or
     channels-last under --deterministic.
     """
     device, optim = model.device, model.config.optim
