@@ -96,8 +96,8 @@ def pick_layout(model: Classifier) -> torch.memory_format:
     """The faster memory layout of the network.
 
     Channels-last on a processor, where it was the faster one for all five networks measured (docs/performance.md), and
-    where the choice must not hang on the clock: results are to be the same. On a GPU the faster of the two over a few steps of a copy, or
-    channels-last under --deterministic.
+    where the choice must not hang on the clock: results are to be the same. On a GPU the faster of the two over a few
+    steps of a copy, or channels-last under --deterministic.
     """
     device, optim = model.device, model.config.optim
     if device.type == "cpu" or optim.deterministic:
