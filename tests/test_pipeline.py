@@ -186,11 +186,11 @@ def test_a_finished_fold_is_left_alone_and_other_settings_are_refused(
     work = str(copied / "work")
     checkpoint = copied / "work" / "runs" / RUN / "fold0" / "last.ckpt"
     before = checkpoint.read_bytes()
-    assert train.main([*TRAIN, "-w", work, "-f", "0", "--epochs", "8"]) == 0
+    assert train.main([*TRAIN, "-w", work, "-f", "0", "--epochs", "12"]) == 0
     assert "trained already" in capsys.readouterr().out
-    assert train.main([*TRAIN, "-w", work, "-f", "0", "--epochs", "9", "--seed", "1"]) == 2
+    assert train.main([*TRAIN, "-w", work, "-f", "0", "--epochs", "13", "--seed", "1"]) == 2
     line = one_error_line(capsys)
-    assert "optim.epochs 8 -> 9" in line
+    assert "optim.epochs 12 -> 13" in line
     assert "seed 0 -> 1" in line
     assert "--restart" in line
     assert checkpoint.read_bytes() == before
