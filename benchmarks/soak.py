@@ -89,19 +89,19 @@ def prepare(clips: Path, work: Path) -> None:
     subprocess.run([sys.executable, script, *options], check=True, capture_output=True)
 
 
-def arguments(work: Path, epochs: int, folds: str = "0") -> list[str]:
-    options = ["-t", "32", "-m", MODEL, "--batch-size", "12", "-g", "cpu", "--epochs", str(epochs), "-f", folds]
-    return [*options, "-w", str(work)]
+def arguments(work: Path, epochs: int, folds: str, batch_size: int) -> list[str]:
+    options = ["-t", "32", "-m", MODEL, "--batch-size", str(batch_size), "-g", "cpu", "--epochs", str(epochs)]
+    return [*options, "-f", folds, "-w", str(work)]
 
 
-def train_here(work: Path, epochs: int, save_seconds: float, folds: str = "0") -> None:
+def train_here(work: Path, epochs: int, save_seconds: float, folds: str = "0", batch_size: int = 12) -> None:
     """A training in this process, whose exit status it sets."""
     import torch
 
     torch.set_num_threads(1)
     callback.SAVE_SECONDS, callback.SAVE_SHARE = save_seconds, float("inf")
     tune.expected_seconds = lambda *_: 1.0  # takes longer than the training
-    status = train.main(arguments(work, epochs, folds))
+    status = train.main(arguments(work, epochs, folds, batch_size))
     if status:
         sys.exit(status)
 
@@ -159,15 +159,16 @@ def kills(start: Path, wanted: int, epochs: int, save_seconds: float, draw: rand
     Where it ends before, another one begins, so that a run may be killed a few times less than `wanted`.
     """
     whole, work = (shutil.copytree(start, start.with_name(name)) for name in ("whole", "work"))
+    trained = partial(train_here, epochs=epochs, save_seconds=save_seconds, batch_size=2)  # 36 batches an epoch
     began = time.monotonic()
-    assert in_a_process(partial(train_here, whole, epochs, save_seconds)) == 0
+    assert in_a_process(partial(trained, whole)) == 0
     took = time.monotonic() - began
     expected = outcome(whole)
     killed = lost = ended = 0
     moments = []
     while killed < wanted:
         moment = draw.uniform(0, 3 * took / wanted + 6)  # most of it starting, when another one has the machine
-        status = in_a_process(partial(train_here, work, epochs, save_seconds), limit=moment)
+        status = in_a_process(partial(trained, work), limit=moment)
         if status == -9:
             killed += 1
             moments.append(position(work))
@@ -177,7 +178,7 @@ def kills(start: Path, wanted: int, epochs: int, save_seconds: float, draw: rand
             shutil.rmtree(work)
             shutil.copytree(start, work)
         print(f"killed {killed} of {wanted} at {moments[-1:]}, ended {ended}, lost {lost}", file=sys.stderr, flush=True)
-    status = in_a_process(partial(train_here, work, epochs, save_seconds))
+    status = in_a_process(partial(trained, work))
     same = status == 0 and outcome(work) == expected
     return {
         "kills": killed,
