@@ -34,7 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arg import PreprocessConfig, UserError, command, parse_preprocess
-from util import clock, locked, progress, replacing
+from util import clock, flush_folder, locked, progress, replacing
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -185,6 +185,7 @@ def _save(work: Path, store: dict[str, Any], clips: DataFrame, rejected: DataFra
             with replacing(beside / name) as path:
                 path.write_bytes(content)
         beside.rename(work / NEXT)  # from here on the new ones count
+        flush_folder(work)
         _settle(work)
     return bool(changed)
 
@@ -198,6 +199,7 @@ def _settle(work: Path) -> None:
     for name in (REJECTED, CLIPS, STORE):
         if (work / NEXT / name).exists():
             (work / NEXT / name).replace(work / name)
+    flush_folder(work)
     (work / NEXT).rmdir()
 
 
