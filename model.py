@@ -6,6 +6,7 @@ A checkpoint holds plain types and tensors only, and is all that inference needs
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
 import pickle
 import re
@@ -31,6 +32,7 @@ from timm.optim import param_groups_weight_decay  # type: ignore[attr-defined]
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+import bcresnet  # noqa: F401 (timm learns its networks)
 import transform
 from arg import FULL, TIMM_WEIGHTS, FeatureConfig, OptimConfig, RunConfig, UserError, from_plain, to_plain
 from dataset import LogMel, as_float
@@ -62,6 +64,8 @@ def build_network(name: str, num_classes: int, features: FeatureConfig, weights:
         options = {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": state}}
     else:
         options = {}
+    if "n_mels" in inspect.signature(timm.model_entrypoint(name)).parameters:  # ours are built for a height
+        options["n_mels"] = features.n_mels
     try:
         net: nn.Module = timm.create_model(name, in_chans=1, num_classes=num_classes, **options)
     except (RuntimeError, OSError, ValueError) as error:

@@ -1,0 +1,140 @@
+"""BC-ResNet, small networks made for spoken words: ``-m bcresnet3 --n-mels 40 --frames 101``.
+
+Kim, Chang, Lee & Sung 2021, "Broadcasted Residual Learning for Efficient Keyword Spotting". Importing this module makes
+timm know them as bcresnet1, bcresnet2, bcresnet3, bcresnet6 and bcresnet8, after their width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from torch import Tensor, nn
+
+STAGES = (  # channels at width 1, blocks, stride along frequency, dilation along time
+    (8, 2, 1, 1),
+    (12, 2, 2, 2),
+    (16, 4, 2, 4),
+    (20, 4, 1, 8),
+)
+STEM, HEAD = 16, 32  # channels at width 1
+SUB_BANDS = 5  # that are normalised on their own
+
+
+class SubSpectralNorm(nn.Module):
+    """Batch normalisation of each band of frequencies on its own (Chang et al. 2021, "SubSpectral Normalization").
+
+    The bands are as many as `SUB_BANDS`, or the largest number below that divides the rows.
+    """
+
+    def __init__(self, channels: int, rows: int) -> None:
+        super().__init__()
+        self.bands = next(count for count in range(SUB_BANDS, 0, -1) if rows % count == 0)
+        self.norm = nn.BatchNorm2d(channels * self.bands)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, F, T) -> the same shape."""
+        batch, channels, rows, frames = x.shape
+        split = x.reshape(batch, channels * self.bands, rows // self.bands, frames)
+        result: Tensor = self.norm(split).view(batch, channels, rows, frames)
+        return result
+
+
+class Block(nn.Module):
+    """A broadcasted residual block: what a mean over frequency says of time is added at every frequency.
+
+    Where the channels change a pointwise convolution comes first, and the shortcut is left out.
+    """
+
+    def __init__(self, inputs: int, outputs: int, rows: int, stride: int, dilation: int, dropout: float) -> None:
+        super().__init__()
+        self.change = None
+        if inputs != outputs:
+            self.change = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
+            )
+        self.along_frequency = nn.Sequential(
+            nn.Conv2d(outputs, outputs, (3, 1), (stride, 1), (1, 0), groups=outputs, bias=False),
+            SubSpectralNorm(outputs, rows),
+        )
+        self.along_time = nn.Sequential(
+            nn.Conv2d(outputs, outputs, (1, 3), 1, (0, dilation), (1, dilation), groups=outputs, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.SiLU(inplace=True),
+            nn.Conv2d(outputs, outputs, 1, bias=False),
+            nn.Dropout2d(dropout),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, F, T) -> (B, outputs, F / stride, T)."""
+        two_dimensional = self.along_frequency(x if self.change is None else self.change(x))
+        result = two_dimensional + self.along_time(two_dimensional.mean(2, keepdim=True))
+        return torch.relu(result if self.change is not None else result + x)
+
+
+class BCResNet(nn.Module):
+    """(B, in_chans, n_mels, frames) features -> (B, num_classes) logits; `width` multiplies the channels.
+
+    The network keeps every frame up to the end. Of the paper's it differs in taking features of any height.
+    """
+
+    def __init__(
+        self,
+        width: int = 1,
+        num_classes: int = 12,
+        in_chans: int = 1,
+        n_mels: int = 40,
+        drop_rate: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+
+        def wide(channels: int) -> int:
+            return channels * width
+
+        inputs, rows = wide(STEM), -(-n_mels // 2)
+        self.stem = nn.Sequential(
+            nn.Conv2d(in_chans, inputs, 5, (2, 1), 2, bias=False), nn.BatchNorm2d(inputs), nn.ReLU(inplace=True)
+        )
+        blocks: list[nn.Module] = []
+        for channels, count, stride, dilation in STAGES:
+            for block in range(count):
+                step = stride if block == 0 else 1
+                rows = -(-rows // step)
+                blocks.append(Block(inputs, wide(channels), rows, step, dilation, drop_rate))
+                inputs = wide(channels)
+        self.blocks = nn.Sequential(*blocks)
+        self.tail = nn.Sequential(
+            nn.Conv2d(inputs, inputs, 5, padding=(0 if rows >= 5 else 2, 2), groups=inputs, bias=False),
+            nn.Conv2d(inputs, wide(HEAD), 1, bias=False),
+            nn.BatchNorm2d(wide(HEAD)),
+            nn.ReLU(inplace=True),
+        )
+        self.head = nn.Linear(wide(HEAD), num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.tail(self.blocks(self.stem(x)))
+        result: Tensor = self.head(x.mean((2, 3)))
+        return result
+
+
+WIDTHS = (1, 2, 3, 6, 8)
+default_cfgs = generate_default_cfgs(
+    {f"bcresnet{width}": {"input_size": (1, 40, 101), "first_conv": "stem.0", "classifier": "head"} for width in WIDTHS}
+)
+
+
+def _register(width: int) -> None:
+    name = f"bcresnet{width}"
+
+    def make(pretrained: bool = False, n_mels: int = 40, **options: Any) -> nn.Module:
+        network: nn.Module = build_model_with_cfg(BCResNet, name, pretrained, width=width, n_mels=n_mels, **options)
+        return network
+
+    make.__name__ = make.__qualname__ = name  # which timm takes for the network's
+    register_model(make)
+
+
+for _width in WIDTHS:
+    _register(_width)
