@@ -283,6 +283,19 @@ class InferenceConfig:
     precision: str = "auto"  # "auto", "32", "bf16" or "16"
 
 
+@dataclass(frozen=True)
+class ReportConfig:
+    """What `report.py` is asked to do."""
+
+    work: Path = Path("work")
+    runs: tuple[str, ...] = ()  # names of folders under runs/; (): all
+    output: Path | None = None  # None: report.html in `work`
+    subject: str | None = None  # what the errors are of: a run, or "ensemble"; None: the best
+    compare: tuple[str, str] | None = None  # two runs, or a run and "ensemble"
+    export: Path | None = None  # CSV of suspected labels to write
+    audio: bool = True  # embed clips to listen to
+
+
 def run_name(model: str, n_mels: int, frames: int, tag: str = "") -> str:
     """The folder of a kind of run under ``runs/``, all its folds."""
     return f"{model.replace('/', '_')}-{n_mels}x{frames}" + (f"-{tag}" if tag else "")
@@ -585,6 +598,36 @@ def parse_inference(argv: Sequence[str] | None = None) -> InferenceConfig:
         batch_size=a.batch_size,
         precision=a.precision,
     )
+
+
+def parse_report(argv: Sequence[str] | None = None) -> ReportConfig:
+    parser = _parser(
+        "report.py",
+        "Say from the out-of-fold predictions how good every run is, which ensemble is best, and what goes wrong.",
+        "python report.py",
+    )
+    default = ReportConfig()
+    parser.add_argument(
+        "-w", "--work", type=Path, default=default.work, metavar="DIR", help="holds clips.csv and runs/"
+    )
+    parser.add_argument("--runs", nargs="+", default=[], metavar="RUN", help="folders under runs/; default: all")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="HTML", help="page to write; default: report.html in --work"
+    )
+    parser.add_argument(
+        "--subject", metavar="RUN", help="whose errors are shown: a run, or ensemble; default: the best of them"
+    )
+    parser.add_argument(
+        "--compare", nargs=2, metavar=("A", "B"), help="compare two runs, or a run and ensemble, and write nothing"
+    )
+    parser.add_argument(
+        "--export", type=Path, metavar="CSV", help="write suspected labels, to edit and give to preprocess.py --relabel"
+    )
+    parser.add_argument("--no-audio", dest="audio", action="store_false", help="no clips to listen to in the page")
+    a = parser.parse_args(argv)
+    a.runs = tuple(dict.fromkeys(a.runs))
+    a.compare = tuple(a.compare) if a.compare else None
+    return ReportConfig(**vars(a))
 
 
 def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., int]:

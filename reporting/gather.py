@@ -1,0 +1,212 @@
+"""Reading what was held out: the training clips of a store, and the out-of-fold predictions of every run on them."""
+
+from __future__ import annotations
+
+import shlex
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from arg import FULL, RunConfig, UserError
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+Ints = NDArray[np.int64]
+
+COMPLETE, INCOMPLETE, STALE = "complete", "incomplete", "stale"
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The clips that are held out once each: a store's training clips, in its order."""
+
+    work: Path
+    classes: tuple[str, ...]
+    folds: int
+    folds_hash: str
+    sample_rate: int  # Hz
+    clip_samples: int
+    table: DataFrame  # their rows of clips.csv, and with them the names
+    truth: Ints  # (n,) index of the given label
+    fold: Ints  # (n,)
+    group: Ints  # (n,) 0 to the number of groups - 1; a clip without a speaker is a group of its own
+    group_names: tuple[str, ...]  # "" for such a clip
+    grouped: bool  # whether there are speakers
+
+    def __len__(self) -> int:
+        return len(self.truth)
+
+
+def held_out_clips(work: Path) -> HeldOut:
+    """The training clips of the store in `work`. UserError where there is no store."""
+    from dataset import Store
+    from preprocess import load_clips
+
+    store = Store.open(work)
+    table = load_clips(work)
+    table = table[table["split"] == "train"].reset_index(drop=True)
+    names = table["group"].to_numpy(object)
+    alone = names == ""
+    unique, code = np.unique(np.where(alone, "", names).astype(str), return_inverse=True)
+    known = [str(name) for name in unique if name]
+    group = code.astype(np.int64) - (len(unique) - len(known))  # "" comes first where it is there
+    group[alone] = len(known) + np.arange(int(alone.sum()))
+    clips = store.clips("train")
+    return HeldOut(
+        work=work,
+        classes=store.classes,
+        folds=store.folds,
+        folds_hash=store.folds_hash,
+        sample_rate=store.sample_rate,
+        clip_samples=store.clip_samples,
+        table=table,
+        truth=clips.target.astype(np.int64),
+        fold=store.fold_of.astype(np.int64),
+        group=group,
+        group_names=(*known, *[""] * int(alone.sum())),
+        grouped=bool(known),
+    )
+
+
+@dataclass(frozen=True)
+class Run:
+    """The folds of one network, size and tag: a folder under runs/."""
+
+    name: str
+    status: str  # COMPLETE, INCOMPLETE or STALE
+    note: str  # why it is not complete, or what else is to be known
+    command: str  # completes it; "" where it is complete
+    folds: tuple[int, ...]  # whose predictions are there, as trained on the store's folds and labels
+    rows: NDArray[np.bool_]  # (n,) the clips that they held out
+    probabilities: NDArray[np.float32]  # (views, n, C), zero where not `rows`; (0, n, C) where there are none
+    history: dict[int, list[dict[str, float]]] = field(default_factory=dict)  # by fold
+    seconds: float | None = None  # of training, all folds
+
+    @property
+    def mean(self) -> NDArray[np.float32]:
+        """(n, C), over the views."""
+        return self.probabilities.mean(0)
+
+
+def find_runs(clips: HeldOut, only: Sequence[str] = ()) -> list[Run]:
+    """Every run under runs/, or those in `only`, by name. UserError where there is none, or one in `only` is not."""
+    folder = clips.work / "runs"
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    if unknown := [name for name in only if name not in names]:
+        raise UserError(f"no run {unknown[0]} in {folder}; there is {', '.join(names) or 'none'}")
+    found = (read_run(clips, name) for name in names if name in only or not only)
+    runs = [run for run in found if run is not None]
+    if not runs:
+        raise UserError(f"{folder}: no run yet; train one with python train.py{_work_option(clips.work)}")
+    return runs
+
+
+def read_run(clips: HeldOut, name: str) -> Run | None:
+    """What a run's folds have predicted of `clips`; None where no fold of it was ever begun."""
+    folder = clips.work / "runs" / name
+    parts = [(fold, _read_fold(clips, folder / f"fold{fold}", fold)) for fold in range(clips.folds)]
+    if all(part is None for _, part in parts) and not (folder / f"fold{FULL}").is_dir():
+        return None
+    good = {fold: part for fold, part in parts if part is not None and part.probabilities is not None}
+    views = min((part.probabilities.shape[0] for part in good.values()), default=0)
+    probabilities = np.zeros((views, len(clips), len(clips.classes)), np.float32)
+    rows = np.zeros(len(clips), np.bool_)
+    for fold, part in good.items():
+        probabilities[:, clips.fold == fold] = part.probabilities[:views]
+        rows |= clips.fold == fold
+    missing = [fold for fold in range(clips.folds) if fold not in good]
+    problems = [f"fold {fold}: {part.problem}" for fold, part in parts if part is not None and part.problem]
+    stale = any(part is not None and part.stale for _, part in parts)
+    if problems:
+        note = "; ".join(problems)
+    elif len(missing) == clips.folds:
+        note = "trained on every clip: nothing is held out"
+    else:
+        note = f"fold {', '.join(map(str, missing))} not trained" if missing else ""
+    return Run(
+        name=name,
+        status=STALE if stale else INCOMPLETE if missing else COMPLETE,
+        note=note,
+        command=_command(clips, name, missing, stale) if missing else "",
+        folds=tuple(good),
+        rows=rows,
+        probabilities=probabilities,
+        history={fold: part.history for fold, part in parts if part is not None and part.history},
+        seconds=sum(part.seconds for part in good.values()) if good else None,
+    )
+
+
+@dataclass(frozen=True)
+class _Fold:
+    """What a fold's folder holds."""
+
+    probabilities: Any = None  # (views, clips held out, C); None where they are not to be used
+    problem: str = ""
+    stale: bool = False
+    history: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def _read_fold(clips: HeldOut, folder: Path, fold: int) -> _Fold | None:
+    from train import standing
+
+    try:
+        checkpoint = standing(folder)
+    except UserError:
+        return _Fold(problem="its checkpoint cannot be read", stale=True)
+    if checkpoint is None:
+        return None
+    config: RunConfig = checkpoint["config"]
+    if config.folds_hash != clips.folds_hash or config.classes != clips.classes:
+        return _Fold(problem="trained on other folds or labels", stale=True)
+    history = checkpoint.get("history", [])
+    if not checkpoint["finished"]:
+        return _Fold(problem=f"stopped after epoch {checkpoint.get('epoch', 0)}", history=history)
+    if config.limit:
+        return _Fold(problem=f"a dry run on {config.limit} clips", history=history)
+    held_out = clips.fold == fold
+    try:
+        with np.load(folder / "oof.npz") as part:
+            probabilities, fname, target = part["probabilities"], part["fname"], part["target"]
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile, EOFError):
+        return _Fold(problem="oof.npz is missing or damaged", history=history)
+    shape = (int(held_out.sum()), len(clips.classes))
+    if (
+        probabilities.ndim != 3
+        or probabilities.shape[1:] != shape
+        or not np.array_equal(target, clips.truth[held_out])
+        or not np.array_equal(fname.astype(object), clips.table["fname"].to_numpy(object)[held_out])
+    ):
+        return _Fold(problem="oof.npz is of other clips", stale=True, history=history)
+    if not np.isfinite(probabilities).all():
+        return _Fold(problem="its probabilities are not numbers", stale=True, history=history)
+    return _Fold(probabilities, history=history, seconds=float(checkpoint.get("seconds", 0.0)))
+
+
+def _command(clips: HeldOut, name: str, missing: Sequence[int], stale: bool) -> str:
+    """A train.py command for the folds that are missing, after the one that trained another fold of the run."""
+    import pandas as pd
+
+    from train import with_folds
+
+    path = clips.work / "runs" / "summary.csv"
+    typed = ""
+    if path.exists():
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        commands = table.loc[table["run"] == name, "command"]
+        typed = str(commands.iloc[-1]) if len(commands) else ""
+    if not typed:
+        typed = f"python train.py{_work_option(clips.work)} (with the options of {name})"
+    folds = ",".join(map(str, missing))
+    again = " --restart" if stale and "--restart" not in typed else ""
+    return with_folds(typed, folds) + again
+
+
+def _work_option(work: Path) -> str:
+    return "" if work == Path("work") else f" -w {shlex.quote(str(work))}"
