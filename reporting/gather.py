@@ -5,14 +5,14 @@ from __future__ import annotations
 import shlex
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from arg import FULL, RunConfig, UserError
+from arg import FULL, FeatureConfig, RunConfig, UserError
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -27,6 +27,7 @@ class HeldOut:
     """The clips that are held out once each: a store's training clips, in its order."""
 
     work: Path
+    root: Path  # of the data set
     classes: tuple[str, ...]
     folds: int
     folds_hash: str
@@ -41,6 +42,14 @@ class HeldOut:
 
     def __len__(self) -> int:
         return len(self.truth)
+
+    def loud_over_quiet(self) -> NDArray[np.float64]:
+        """About each clip's signal-to-noise ratio, dB, (n,); see `audit.loud_over_quiet_db`."""
+        from audit import loud_over_quiet_db
+        from preprocess import WAVES
+
+        offset, length = (self.table[name].to_numpy(np.int64) for name in ("offset", "length"))
+        return loud_over_quiet_db(np.memmap(self.work / WAVES, "<i2", "r"), offset, length, self.sample_rate)
 
 
 def held_out_clips(work: Path) -> HeldOut:
@@ -60,6 +69,7 @@ def held_out_clips(work: Path) -> HeldOut:
     clips = store.clips("train")
     return HeldOut(
         work=work,
+        root=store.root,
         classes=store.classes,
         folds=store.folds,
         folds_hash=store.folds_hash,
@@ -85,8 +95,9 @@ class Run:
     folds: tuple[int, ...]  # whose predictions are there, as trained on the store's folds and labels
     rows: NDArray[np.bool_]  # (n,) the clips that they held out
     probabilities: NDArray[np.float32]  # (views, n, C), zero where not `rows`; (0, n, C) where there are none
-    history: dict[int, list[dict[str, float]]] = field(default_factory=dict)  # by fold
-    seconds: float | None = None  # of training, all folds
+    history: dict[int, list[dict[str, float]]]  # by fold
+    seconds: float | None  # of training, all folds
+    features: FeatureConfig | None  # None where no fold's checkpoint can be read
 
     @property
     def mean(self) -> NDArray[np.float32]:
@@ -139,6 +150,7 @@ def read_run(clips: HeldOut, name: str) -> Run | None:
         probabilities=probabilities,
         history={fold: part.history for fold, part in parts if part is not None and part.history},
         seconds=sum(part.seconds for part in good.values()) if good else None,
+        features=next((part.features for _, part in parts if part is not None and part.features), None),
     )
 
 
@@ -151,6 +163,7 @@ class _Fold:
     stale: bool = False
     history: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
+    features: FeatureConfig | None = None
 
 
 def _read_fold(clips: HeldOut, folder: Path, fold: int) -> _Fold | None:
@@ -165,17 +178,17 @@ def _read_fold(clips: HeldOut, folder: Path, fold: int) -> _Fold | None:
     config: RunConfig = checkpoint["config"]
     if config.folds_hash != clips.folds_hash or config.classes != clips.classes:
         return _Fold(problem="trained on other folds or labels", stale=True)
-    history = checkpoint.get("history", [])
+    found = _Fold(history=checkpoint.get("history", []), features=config.features)
     if not checkpoint["finished"]:
-        return _Fold(problem=f"stopped after epoch {checkpoint.get('epoch', 0)}", history=history)
+        return replace(found, problem=f"stopped after epoch {checkpoint.get('epoch', 0)}")
     if config.limit:
-        return _Fold(problem=f"a dry run on {config.limit} clips", history=history)
+        return replace(found, problem=f"a dry run on {config.limit} clips")
     held_out = clips.fold == fold
     try:
         with np.load(folder / "oof.npz") as part:
             probabilities, fname, target = part["probabilities"], part["fname"], part["target"]
     except (OSError, KeyError, ValueError, zipfile.BadZipFile, EOFError):
-        return _Fold(problem="oof.npz is missing or damaged", history=history)
+        return replace(found, problem="oof.npz is missing or damaged")
     shape = (int(held_out.sum()), len(clips.classes))
     if (
         probabilities.ndim != 3
@@ -183,10 +196,10 @@ def _read_fold(clips: HeldOut, folder: Path, fold: int) -> _Fold | None:
         or not np.array_equal(target, clips.truth[held_out])
         or not np.array_equal(fname.astype(object), clips.table["fname"].to_numpy(object)[held_out])
     ):
-        return _Fold(problem="oof.npz is of other clips", stale=True, history=history)
+        return replace(found, problem="oof.npz is of other clips", stale=True)
     if not np.isfinite(probabilities).all():
-        return _Fold(problem="its probabilities are not numbers", stale=True, history=history)
-    return _Fold(probabilities, history=history, seconds=float(checkpoint.get("seconds", 0.0)))
+        return replace(found, problem="its probabilities are not numbers", stale=True)
+    return replace(found, probabilities=probabilities, seconds=float(checkpoint.get("seconds", 0.0)))
 
 
 def _command(clips: HeldOut, name: str, missing: Sequence[int], stale: bool) -> str:

@@ -1,0 +1,152 @@
+"""What is compared and chosen: the runs, ensembles of them, and the one that the report looks into."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from arg import UserError
+from reporting.ensembling import (
+    Candidate,
+    Choice,
+    Contribution,
+    choose,
+    contributions,
+    cross_fit,
+    ensemble_spec,
+    inference_command,
+    write_ensemble,
+)
+from reporting.gather import COMPLETE, HeldOut, Run
+from reporting.scores import Comparison, Summary, compare, summarise
+
+ENSEMBLE = "ensemble"  # stands for the one that is chosen
+SYSTEMS_COMPARED = 8  # the best ones, pair by pair
+
+
+@dataclass(frozen=True, eq=False)
+class System:
+    """A run or an ensemble, and what it says of the clips that it held out."""
+
+    name: str
+    rows: NDArray[np.bool_]  # (n,) those clips
+    probabilities: NDArray[np.float32]  # (their number, C)
+    summary: Summary
+
+    @property
+    def complete(self) -> bool:
+        return bool(self.rows.all())
+
+
+def score(clips: HeldOut, name: str, rows: NDArray[np.bool_], probabilities: NDArray[np.float32]) -> System:
+    """`probabilities` are those of the clips in `rows`."""
+    summary = summarise(clips.truth[rows], probabilities, clips.fold[rows], clips.group[rows])
+    return System(name, rows, probabilities, summary)
+
+
+def score_runs(clips: HeldOut, runs: Sequence[Run]) -> dict[str, System]:
+    """The runs that have predictions, by name, over the folds that they have; the mean over the views is judged."""
+    return {run.name: score(clips, run.name, run.rows, run.mean[run.rows]) for run in runs if run.rows.any()}
+
+
+@dataclass(frozen=True, eq=False)
+class Ensembles:
+    """The ways to combine the complete runs, cross-fitted."""
+
+    members: tuple[tuple[str, int], ...]  # run and view
+    candidates: dict[str, Candidate]
+    systems: dict[str, System]  # by method
+    choice: Choice
+    brings: tuple[Contribution, ...]  # of the chosen one, by run
+    runs: tuple[str, ...]  # what the numbers of `brings` stand for
+    command: str
+
+    @property
+    def chosen(self) -> Candidate:
+        return self.candidates[self.choice.method]
+
+    @property
+    def system(self) -> System:
+        """The chosen one."""
+        return self.systems[self.choice.method]
+
+
+def find_ensemble(clips: HeldOut, runs: Sequence[Run]) -> Ensembles | None:
+    """The best ensemble of the complete runs; None where no run is complete."""
+    complete = [run for run in runs if run.status == COMPLETE]
+    if not complete:
+        return None
+    members = tuple((run.name, view) for run in complete for view in range(len(run.probabilities)))
+    number = np.repeat(np.arange(len(complete)), [len(run.probabilities) for run in complete])
+    stacked = np.concatenate([run.probabilities for run in complete])
+    candidates = cross_fit(stacked, clips.truth, clips.fold, number)
+    choice = choose(candidates, clips.truth, clips.group)
+    everything = np.ones(len(clips), np.bool_)
+    systems = {
+        method: score(clips, f"{ENSEMBLE}: {method}", everything, candidate.probabilities)
+        for method, candidate in candidates.items()
+    }
+    return Ensembles(
+        members=members,
+        candidates=candidates,
+        systems=systems,
+        choice=choice,
+        brings=tuple(contributions(stacked, clips.truth, clips.fold, number, candidates[choice.method])),
+        runs=tuple(run.name for run in complete),
+        command=inference_command(clips.work),
+    )
+
+
+def write_chosen(clips: HeldOut, ensembles: Ensembles) -> None:
+    """Write `ensemble.json`, which inference.py --ensemble weighted uses."""
+    scores = ensembles.system.summary.overall
+    values = {
+        "accuracy": scores.accuracy.value,
+        "log_loss": scores.log_loss.value,
+        "calibration_error": scores.calibration_error.value,
+    }
+    spec = ensemble_spec(ensembles.chosen, ensembles.members, clips.classes, clips.folds_hash, values)
+    write_ensemble(clips.work, spec)
+
+
+def named(systems: dict[str, System], ensembles: Ensembles | None, name: str) -> System:
+    """A run, or the ensemble that was chosen. UserError where there is no such thing."""
+    if name == ENSEMBLE and ensembles:
+        return ensembles.system
+    if name not in systems:
+        have = [*systems, *([ENSEMBLE] if ensembles else [])]
+        raise UserError(f"{name}: no run with out-of-fold predictions; there is {', '.join(have)}")
+    return systems[name]
+
+
+def best(systems: dict[str, System], ensembles: Ensembles | None) -> System:
+    """The ensemble where there is one, else the run with most clips and then the lowest log loss."""
+    if ensembles:
+        return ensembles.system
+    return max(systems.values(), key=lambda one: (int(one.rows.sum()), -one.summary.overall.log_loss.value))
+
+
+def compared(clips: HeldOut, a: System, b: System) -> Comparison:
+    """Paired, on the clips that both have. UserError where there is none."""
+    both = a.rows & b.rows
+    if not both.any():
+        raise UserError(f"{a.name} and {b.name}: no clip that both held out; train the same folds of both")
+    of_a, of_b = (one.probabilities[both[one.rows]] for one in (a, b))
+    return compare(clips.truth[both], of_a, of_b, clips.group[both])
+
+
+def all_compared(
+    clips: HeldOut, systems: dict[str, System], ensembles: Ensembles | None
+) -> list[tuple[System, System, Comparison]]:
+    """The best complete runs pair by pair, the better one first, after the chosen ensemble against the best run."""
+    complete = sorted(
+        (one for one in systems.values() if one.complete), key=lambda one: -one.summary.overall.accuracy.value
+    )
+    pairs = list(combinations(complete[:SYSTEMS_COMPARED], 2))
+    if ensembles:
+        pairs = [(ensembles.system, complete[0]), *pairs]
+    return [(a, b, compared(clips, a, b)) for a, b in pairs]
