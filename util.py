@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 Floats = NDArray[Any]  # floating point
 
+Z_95 = 1.959964  # of the normal distribution, 95 % lie within so many standard deviations
+
 # ----------------------------------------------------------------------------------------------------- metrics
 
 
@@ -62,7 +64,7 @@ def macro_f1_of_counts(
     return float(np.mean(2 * both[seen] / (true + predicted)[seen])) if seen.any() else math.nan
 
 
-def wilson_interval(share: float, count: int, z: float = 1.959964) -> tuple[float, float]:
+def wilson_interval(share: float, count: float, z: float = Z_95) -> tuple[float, float]:
     """95 % interval of a share seen in `count` independent trials (Wilson 1927)."""
     if count == 0:
         return 0.0, 1.0
