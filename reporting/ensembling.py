@@ -23,7 +23,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,11 +37,12 @@ from util import SMALLEST, Floats, accuracy, replacing, soft_vote, temper, weigh
 Ints = NDArray[np.integer[Any]]
 
 METHODS = ("single", "mean", "greedy", "likelihood")  # the simplest first
-FIT_CLIPS = 20_000  # that weights are fitted to; fitting k of them costs about k / (2 n) nats, next to nothing by then
+FIT_CLIPS = 10_000  # that weights are fitted to: k weights fitted to n clips cost about k / (2 n) nats on others
 TEMPERATURES = (0.1, 10.0)  # looked at
 START = 4  # members that greedy selection begins with
 MOST = 40  # members that it takes, the same one several times included
 PATIENCE = 5  # additions in a row that bring nothing
+BLOCK = 1024  # clips that are looked at together
 PRUNED = 0.01  # a weight below it is not worth a network's time
 
 # ----------------------------------------------------------------------------------------- temperature and weights
@@ -50,6 +51,7 @@ PRUNED = 0.01  # a weight below it is not worth a network's time
 def fit_temperature(probabilities: Floats, truth: Ints) -> float:
     """The T in TEMPERATURES that minimises the log loss of softmax(log p / T), of (n, classes) and (n,).
 
+    Rows need not sum to one.
     Guo et al. 2017, "On calibration of modern neural networks". In 1 / T the loss is convex: it has one minimum.
     """
     from scipy.optimize import minimize_scalar
@@ -68,13 +70,19 @@ def fit_temperature(probabilities: Floats, truth: Ints) -> float:
 def _scaled_loss(log_p: Floats, of_truth: Floats, temperature: float) -> float:
     """Log loss of softmax(log p / T), nats a clip, from (n, classes) logs of p and those of the true classes, (n,)."""
     beta = np.asarray(1 / temperature, log_p.dtype)
+    ones = np.ones(log_p.shape[1], log_p.dtype)
     # No maximum is taken off first: the largest p is at least 1 / classes, so that no sum vanishes with these T.
-    sums = np.exp(beta * log_p) @ np.ones(log_p.shape[1], log_p.dtype)
+    sums = np.concatenate([np.exp(beta * log_p[block]) @ ones for block in _blocks(len(log_p))])
     return float((np.log(sums) - beta * of_truth).mean(dtype=np.float64))
 
 
+def _blocks(count: int) -> Iterator[slice]:
+    """Slices of so few clips that what is made of them stays in the processor's cache."""
+    return (slice(start, start + BLOCK) for start in range(0, count, BLOCK))
+
+
 def scaled_log_loss(probabilities: Floats, truth: Ints, temperature: float) -> float:
-    """Log loss of (n, classes) probabilities at a temperature, nats a clip."""
+    """Log loss of (n, classes) probabilities, which need not sum to one, at a temperature, nats a clip."""
     log_p = np.log(np.maximum(probabilities, SMALLEST))
     return _scaled_loss(log_p, log_p[np.arange(len(truth)), truth], temperature)
 
@@ -87,30 +95,44 @@ def _best_log_loss(probabilities: Floats, truth: Ints) -> float:
 def greedy_selection(members: Floats, truth: Ints) -> NDArray[np.float64]:
     """Weights, (members,), of forward selection with replacement, from (members, n, classes) and (n,).
 
-    Caruana et al. 2004, "Ensemble selection from libraries of models": begun with the START best, the member that
-    lowers the loss most is added, again and again, until PATIENCE additions have brought nothing or there are MOST; the
-    best ensemble on the way is kept. The temperature is the one fitted to the ensemble before the addition: at its
-    optimum, the loss hardly hangs on it. Only the sum of the members taken is kept, so that a round is one pass.
+    Caruana et al. 2004, "Ensemble selection from libraries of models": begun with the few best, START or fewer, the
+    member that lowers the loss most is added, again and again, until PATIENCE additions have brought nothing or there
+    are MOST; the best ensemble on the way is kept. Only the sum of the members taken is kept, so that a round is one
+    pass. All members are tried at one temperature, fitted to the ensemble with an average member added: an ensemble
+    of few gets flatter with any addition, and at its own temperature none would seem worth it.
     """
-    alone = [_best_log_loss(member, truth) for member in members]
-    counts = np.zeros(len(members), np.int64)
-    counts[np.argsort(alone, kind="stable")[:START]] = 1
+    average = soft_vote(members)
+    counts = _best_few(members, truth)
     total = weighted_vote(members, counts)
     lowest, best, since = math.inf, counts.copy(), 0
     while True:
-        pooled = total / counts.sum()
-        temperature = fit_temperature(pooled, truth)
-        loss = scaled_log_loss(pooled, truth, temperature)
+        loss = _best_log_loss(total / counts.sum(), truth)
         if loss < lowest:
             lowest, best, since = loss, counts.copy(), 0
         else:
             since += 1
         if since == PATIENCE or counts.sum() >= MOST:
             return best / best.sum()
-        added = [scaled_log_loss((total + member) / (counts.sum() + 1), truth, temperature) for member in members]
-        chosen = int(np.argmin(added))
+        chosen = int(np.argmin(_losses_with(total, members, truth, fit_temperature(total + average, truth))))
         counts[chosen] += 1
         total += members[chosen]
+
+
+def _best_few(members: Floats, truth: Ints) -> Ints:
+    """1 for those of the START best members, best first, whose mean has the lowest loss; (members,)."""
+    order = np.argsort([_best_log_loss(member, truth) for member in members], kind="stable")
+    means = np.cumsum(members[order[:START]], 0) / np.arange(1, 1 + len(order[:START]))[:, None, None]
+    size = 1 + int(np.argmin([_best_log_loss(mean, truth) for mean in means]))
+    return np.isin(np.arange(len(members)), order[:size]).astype(np.int64)
+
+
+def _losses_with(total: Floats, members: Floats, truth: Ints, temperature: float) -> NDArray[np.float64]:
+    """The sums over clips of the log losses of a (n, classes) sum of members with each member added, (members,)."""
+    result = np.zeros(len(members))
+    for block in _blocks(len(truth)):
+        sums = (total[block] + member[block] for member in members)
+        result += [len(truth[block]) * scaled_log_loss(sum_, truth[block], temperature) for sum_ in sums]
+    return result
 
 
 def likelihood_weights(members: Floats, truth: Ints) -> NDArray[np.float64]:
