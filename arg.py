@@ -275,12 +275,18 @@ class InferenceConfig:
     gpu: str | None
     tta: bool = True
     output: Path = Path("submission.csv")
-    ensemble: str = "soft"  # or "hard"
+    ensemble: str = "soft"  # or "hard"; or "weighted": the runs, and the folds where () is given, are ensemble.json's
     sample_submission: Path | None = None
     on_bad_clip: str = "error"  # or "majority": label it with the most common class
     checkpoint: str = "last"  # or "best"
     batch_size: int = 64
     precision: str = "auto"  # "auto", "32", "bf16" or "16"
+
+    def __post_init__(self) -> None:
+        final = self.ensemble != "weighted" or self.checkpoint == "last"
+        _require(
+            final, f"--checkpoint {self.checkpoint}: --ensemble weighted was fitted to the last ones; leave it out"
+        )
 
 
 @dataclass(frozen=True)
@@ -338,8 +344,12 @@ def _parser(prog: str, description: str, example: str) -> _Parser:
     )
 
 
+SIZE = 64  # of the feature, where --size is not given
+MODEL = "resnet18"
+
+
 def _add_size(parser: argparse._ActionsContainer) -> None:
-    parser.add_argument("-t", "--size", type=int, default=64, metavar="N", help="mel bands and frames of the feature")
+    parser.add_argument("-t", "--size", type=int, metavar="N", help="mel bands and frames of the feature; default: 64")
     parser.add_argument("--n-mels", type=int, metavar="N", help="mel bands, where they differ from --size")
     parser.add_argument("--frames", type=int, metavar="N", help="frames, where they differ from --size")
 
@@ -406,7 +416,7 @@ def parse_train(argv: Sequence[str] | None = None) -> TrainConfig:
         "-i", "--input-path", type=Path, metavar="DIR", help="root of the data set: prepared first where --work is not"
     )
     what.add_argument("-w", "--work", type=Path, default=Path("work"), metavar="DIR", help="what preprocess.py made")
-    what.add_argument("-m", "--model", default="resnet18", metavar="NAME", help="any timm network")
+    what.add_argument("-m", "--model", default=MODEL, metavar="NAME", help="any timm network")
     what.add_argument(
         "-f", "--fold", default="all", metavar="F", help="an index, a list (0,2), all, or full (every clip)"
     )
@@ -476,14 +486,15 @@ def parse_train(argv: Sequence[str] | None = None) -> TrainConfig:
     auto_batch = a.batch_size == "auto"
     _require(auto_batch or a.batch_size.isdecimal(), f"--batch-size {a.batch_size}: use a number of clips, or auto")
     sgd = a.optimizer == "sgd"
+    size = SIZE if a.size is None else a.size
     augment = dataclasses.replace(AUGMENT_PRESETS[a.augment], mixup_alpha=a.mixup)
     return TrainConfig(
         input_path=a.input_path,
         work=a.work,
         model=a.model,
         features=FeatureOptions(
-            n_mels=a.size if a.n_mels is None else a.n_mels,
-            frames=None if a.hop else a.size if a.frames is None else a.frames,
+            n_mels=size if a.n_mels is None else a.n_mels,
+            frames=None if a.hop else size if a.frames is None else a.frames,
             hop_samples=a.hop,
             n_fft=a.n_fft,
             fmin=a.fmin,
@@ -552,15 +563,18 @@ def parse_inference(argv: Sequence[str] | None = None) -> InferenceConfig:
     parser.add_argument("-i", "--input-path", type=Path, metavar="DIR", help="folder of clips; default: the test clips")
     parser.add_argument("-w", "--work", type=Path, default=Path("work"), metavar="DIR", help="holds runs/")
     _add_size(parser)
-    parser.add_argument("-m", "--model", default="resnet18", metavar="NAMES", help="one timm name or several: a,b")
+    parser.add_argument("-m", "--model", metavar="NAMES", help=f"one timm name or several: a,b; default: {MODEL}")
     parser.add_argument("--tag", default="", help="of the runs")
     parser.add_argument("--runs", nargs="+", metavar="RUN", help="folders under runs/, instead of -t, -m and --tag")
-    parser.add_argument("-f", "--folds", default="5", metavar="N", help="folds 0 to N-1, or full")
+    parser.add_argument("-f", "--folds", metavar="N", help="folds 0 to N-1, or full; default: 5, or ensemble.json's")
     parser.add_argument("-g", "--gpu", metavar="G", help="index of a GPU, or cpu; default: a GPU where there is one")
     parser.add_argument("-a", "--tta", choices=("y", "n"), default="y", help="average four views of each clip")
     parser.add_argument("-o", "--output", type=Path, default=Path("submission.csv"), metavar="CSV", help="to write")
     parser.add_argument(
-        "--ensemble", choices=("soft", "hard"), default="soft", help="mean of the probabilities, or majority vote"
+        "--ensemble",
+        choices=("soft", "hard", "weighted"),
+        default="soft",
+        help="mean of the probabilities, majority vote, or the runs, views and weights that report.py found best",
     )
     parser.add_argument(
         "--sample-submission", type=Path, metavar="CSV", help="header and order to keep; default: the data set's"
@@ -574,19 +588,20 @@ def parse_inference(argv: Sequence[str] | None = None) -> InferenceConfig:
         "--precision", choices=("auto", "32", "bf16", "16"), default="auto", help="auto: 32 on a CPU, half on a GPU"
     )
     a = parser.parse_args(argv)
-    n_mels, frames = a.n_mels or a.size, a.frames or a.size
+    size, runs = _named_runs(a)
     if a.folds == FULL:
         folds: tuple[Fold, ...] = (FULL,)
+    elif a.folds is None:
+        folds = tuple(range(5)) if runs else ()
     else:
         _require(a.folds.isdecimal() and int(a.folds) >= 1, f"-f {a.folds}: use the number of folds, or full")
         folds = tuple(range(int(a.folds)))
     _require(a.batch_size >= 1, f"--batch-size {a.batch_size}: use at least 1")
-    runs = a.runs or [run_name(model, n_mels, frames, a.tag) for model in a.model.split(",")]
     return InferenceConfig(
         input_path=a.input_path,
         work=a.work,
-        runs=tuple(dict.fromkeys(runs)),
-        size=None if a.runs else (n_mels, frames),
+        runs=runs,
+        size=size,
         folds=folds,
         gpu=a.gpu,
         tta=a.tta == "y",
@@ -628,6 +643,23 @@ def parse_report(argv: Sequence[str] | None = None) -> ReportConfig:
     a.runs = tuple(dict.fromkeys(a.runs))
     a.compare = tuple(a.compare) if a.compare else None
     return ReportConfig(**vars(a))
+
+
+def _named_runs(a: argparse.Namespace) -> tuple[tuple[int, int] | None, tuple[str, ...]]:
+    """The size and the runs that inference.py's options name; no runs where ensemble.json does."""
+    if a.ensemble == "weighted":
+        flags = {"-t": a.size, "--n-mels": a.n_mels, "--frames": a.frames, "-m": a.model, "--tag": a.tag or None}
+        given = [flag for flag, value in {**flags, "--runs": a.runs}.items() if value is not None]
+        _require(
+            not given, f"{', '.join(given)}: the runs of --ensemble weighted are those of ensemble.json; leave out"
+        )
+        return None, ()
+    if a.runs:
+        return None, tuple(dict.fromkeys(a.runs))
+    size = SIZE if a.size is None else a.size
+    n_mels, frames = a.n_mels or size, a.frames or size
+    models = (a.model or MODEL).split(",")
+    return (n_mels, frames), tuple(dict.fromkeys(run_name(model, n_mels, frames, a.tag) for model in models))
 
 
 def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., int]:

@@ -6,6 +6,7 @@ are used, so that ``-h`` and a mistyped flag answer at once.
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 from collections import deque
@@ -31,6 +32,8 @@ from util import (
     prefetched,
     progress,
     soft_vote,
+    temper,
+    weighted_vote,
 )
 
 if TYPE_CHECKING:
@@ -67,8 +70,10 @@ def label(config: InferenceConfig, ensemble: Ensemble, device: torch.device) -> 
     key = {  # all that a clip's probabilities hang on beside the clip
         "checkpoints": ensemble.digests,
         "clips": clips.origin(),
-        "views": views_of(config),
+        "views": ensemble.views,
         "ensemble": config.ensemble,
+        "weights": None if ensemble.weights is None else ensemble.weights.tolist(),
+        "temperature": ensemble.temperature,
         "batch size": config.batch_size,
         "precision": pick_precision(config.precision, device),
         "device": device.type,
@@ -85,23 +90,40 @@ def label(config: InferenceConfig, ensemble: Ensemble, device: torch.device) -> 
 
 @dataclass(frozen=True)
 class Ensemble:
-    """The networks, and the hashes of the checkpoints they are from."""
+    """The networks, the hashes of the checkpoints they are from, and how they are put together."""
 
     models: list[Classifier]
     digests: list[str]
+    views: int  # of each clip: 0 to this, exclusive
+    weights: NDArray[np.float64] | None = None  # (models, views), of a weighted ensemble; None: all alike
+    temperature: float = 1.0
 
     @property
     def classes(self) -> tuple[str, ...]:
         return self.models[0].config.classes
 
+    def mean(self, probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(models, views, B, classes) -> (B, classes): the mean, or with weights that, and the temperature."""
+        if self.weights is None:
+            return soft_vote(probabilities.mean(1))
+        members = probabilities.reshape(-1, *probabilities.shape[2:])
+        return temper(weighted_vote(members, self.weights.ravel()), self.temperature)
+
 
 def load_ensemble(config: InferenceConfig) -> Ensemble:
-    """Every fold of every run, checked to belong together. UserError names what is missing or does not."""
+    """Every fold of every run, checked to belong together. UserError names what is missing or does not.
+
+    The runs of a weighted ensemble are those of ensemble.json.
+    """
     import torch
 
     from model import fold_batch_norm, read_checkpoint, restore_classifier
+    from reporting.ensembling import read_ensemble
     from testclips import file_digest
 
+    spec = read_ensemble(config.work) if config.ensemble == "weighted" else None
+    if spec:
+        config = dataclasses.replace(config, runs=spec.runs, folds=config.folds or spec.folds)
     paths = [path for run in config.runs for path in checkpoint_paths(config, run)]
     checkpoints = [read_checkpoint(path) for path in paths]
     first: RunConfig = checkpoints[0]["config"]
@@ -131,11 +153,17 @@ def load_ensemble(config: InferenceConfig) -> Ensemble:
             raise UserError(
                 f"{path}: another network, feature or --limit than in the run's other folds; train it again"
             )
+    if spec:
+        spec.check_trained_on(config.work, first)
     models = [restore_classifier(path, checkpoint) for path, checkpoint in zip(paths, checkpoints, strict=True)]
     for model in models:
         features, draw = model.config.features, torch.Generator().manual_seed(0)
         fold_batch_norm(model.net, torch.randn(2, 1, features.n_mels, features.frames, generator=draw))
-    return Ensemble(models, [file_digest(path) for path in paths])
+    digests = [file_digest(path) for path in paths]
+    if spec is None:
+        return Ensemble(models, digests, views_of(config))
+    weights = spec.network_weights(len(config.folds), config.tta)
+    return Ensemble(models, digests, weights.shape[1], weights, spec.temperature)
 
 
 def checkpoint_paths(config: InferenceConfig, run: str) -> list[Path]:
@@ -161,11 +189,9 @@ def predict_clips(
     """Append the ensemble's probabilities of the clips that `results` does not have yet."""
     import torch
 
-    views, total = views_of(config), -(-len(clips) // config.batch_size)
-    print(
-        f"{len(clips):,} clips, networks: {len(ensemble.models)}, views: {views}, {config.ensemble} vote, {device}",
-        flush=True,
-    )
+    total = -(-len(clips) // config.batch_size)
+    said = f"networks: {len(ensemble.models)}, views: {ensemble.views}, {config.ensemble} vote, {device}"
+    print(f"{len(clips):,} clips, {said}", flush=True)
     if results.rows:
         print(f"going on after {results.rows:,} clips that an interrupted run labelled")
     started = time.monotonic()
@@ -196,20 +222,20 @@ def predict_rows(
     """(B, classes) probabilities of each batch; rows of BAD for clips that could not be read."""
     from model import predict
 
-    vote = soft_vote if config.ensemble == "soft" else hard_vote
     unread: deque[NDArray[np.bool_]] = deque()
     first = next(batches, None)
     if first is None:
         return
     dtype = choose_precision(config, ensemble, first[0], results, device)
+    hard = config.ensemble == "hard"
 
     def waves() -> Iterator[Tensor]:
         for wave, bad in chain([first], batches):
             unread.append(bad)
             yield wave
 
-    for probabilities in predict(ensemble.models, waves(), views_of(config), device, dtype):
-        rows = vote(probabilities.mean(1)).astype(np.float32)
+    for probabilities in predict(ensemble.models, waves(), ensemble.views, device, dtype):
+        rows = (hard_vote(probabilities.mean(1)) if hard else ensemble.mean(probabilities)).astype(np.float32)
         if not np.isfinite(rows).all():
             raise UserError(f"the networks' output is not a number in {dtype}: use --precision 32, or train again")
         rows[unread.popleft()] = BAD
@@ -229,7 +255,7 @@ def choose_precision(
     if dtype == torch.float32 or results.float32:
         return torch.float32
     exact, half = (
-        next(predict(ensemble.models, [wave], views_of(config), device, kind)).mean((0, 1))
+        ensemble.mean(next(predict(ensemble.models, [wave], ensemble.views, device, kind)))
         for kind in (torch.float32, dtype)
     )
     difference = float(np.abs(exact - half).max())

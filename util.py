@@ -82,10 +82,29 @@ def format_accuracy(share: float, count: int) -> str:
 
 # --------------------------------------------------------------------------------------------------- ensembles
 
+SMALLEST = 1e-15  # a probability below it counts as this where a logarithm is taken
+
 
 def soft_vote(probabilities: Floats) -> Floats:
     """(members, n, classes) -> (n, classes): the mean of the members' probabilities."""
     return probabilities.mean(0)
+
+
+def weighted_vote(probabilities: Floats, weights: Floats) -> Floats:
+    """(members, n, classes) and (members,) weights that sum to one -> (n, classes): the linear pool."""
+    return np.tensordot(weights.astype(probabilities.dtype), probabilities, 1)
+
+
+def temper(probabilities: Floats, temperature: float) -> Floats:
+    """softmax(log p / T) of (n, classes) rows: sharper where T < 1, flatter where T > 1, the same order of classes.
+
+    Temperature scaling (Guo et al. 2017, "On calibration of modern neural networks").
+    """
+    scaled = np.log(np.maximum(probabilities, SMALLEST)) / np.asarray(temperature, probabilities.dtype)
+    scaled -= scaled.max(1, keepdims=True)
+    np.exp(scaled, out=scaled)
+    scaled /= scaled.sum(1, keepdims=True)
+    return scaled
 
 
 def hard_vote(probabilities: Floats) -> Floats:

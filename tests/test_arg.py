@@ -40,6 +40,17 @@ def test_the_documented_commands_parse() -> None:
     assert labelled.output == Path("submission.csv")
 
 
+def test_a_weighted_ensemble_brings_its_runs() -> None:
+    assert arg.parse_inference(["--ensemble", "weighted"]).runs == ()
+    assert arg.parse_inference(["--ensemble", "weighted"]).folds == ()
+    assert arg.parse_inference(["--ensemble", "weighted", "-f", "3"]).folds == (0, 1, 2)
+    assert arg.parse_inference([]).folds == (0, 1, 2, 3, 4)
+    assert arg.parse_inference([]).runs == ("resnet18-64x64",)
+    for options in ("-t 64", "-m resnet18", "--runs a b", "--tag a", "--n-mels 64", "--frames 64", "--checkpoint best"):
+        with pytest.raises(UserError, match=r"leave"):
+            arg.parse_inference(["--ensemble", "weighted", *options.split()])
+
+
 @pytest.mark.parametrize(("text", "folds"), [("all", None), ("0,2", (0, 2)), ("full", ("full",)), ("3", (3,))])
 def test_folds_of_train(text: str, folds: object) -> None:
     assert arg.parse_train(["-f", text]).folds == folds

@@ -25,6 +25,7 @@ from arg import NO_AUGMENT, FeatureConfig, InferenceConfig, OptimConfig, RunConf
 from dataset import as_float
 from model import Classifier, build_network, fold_batch_norm, load_classifier, save_checkpoint
 from preprocess import decode_stream
+from reporting.ensembling import EnsembleSpec, Member, write_ensemble
 from results import MARKS, ROWS, Results, partial_results
 from source import ClipFolder
 from submission import match_ids, read_form, write_submission
@@ -47,11 +48,11 @@ RUN = RunConfig(
 BATCH = 4
 
 
-def save_fold(work: Path, fold: int, seed: int) -> None:
+def save_fold(work: Path, fold: int, seed: int, name: str = "test_resnet-32x32", **changes: Any) -> None:
     torch.manual_seed(seed)
-    classifier = Classifier(dataclasses.replace(RUN, fold=fold))
+    classifier = Classifier(dataclasses.replace(RUN, fold=fold, **changes))
     randomise_norms(classifier.net)
-    path = work / "runs" / "test_resnet-32x32" / f"fold{fold}" / "last.ckpt"
+    path = work / "runs" / name / f"fold{fold}" / "last.ckpt"
     save_checkpoint(path, classifier.config, classifier.state_dict(), finished=True)
 
 
@@ -514,6 +515,100 @@ def test_weights_that_are_no_numbers_are_an_error(
     assert inference.main(arguments(tmp_path / "work", tmp_path / "out.csv", clips)) == 2
     assert "not a number" in one_error_line(capsys)
     assert not list(tmp_path.glob("out*"))
+
+
+# -------------------------------------------------------------------------------------------- weighted ensembles
+
+SPEC = EnsembleSpec(
+    classes=CLASSES,
+    folds_hash="x",
+    folds=(0, 1),
+    method="greedy",
+    members=(Member("test_resnet-32x32", 0, 0.3), Member("test_resnet-32x32", 2, 0.2), Member("wide", 1, 0.5)),
+    temperature=0.6,
+    scores={},
+)
+
+
+@pytest.fixture(scope="module")
+def weighted(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`runs`, another run with features of another size, and SPEC; not to be written to."""
+    work = tmp_path_factory.mktemp("weighted")
+    shutil.copytree(runs, work, dirs_exist_ok=True)
+    for fold in range(2):
+        save_fold(work, fold, 5 + fold, "wide", features=dataclasses.replace(FEATURES, n_mels=40))
+    write_ensemble(work, SPEC)
+    return work
+
+
+def weighted_arguments(work: Path, output: Path, clips: Path, *options: str) -> list[str]:
+    asked = ["--ensemble", "weighted", "-w", str(work), "-o", str(output), "-i", str(clips)]
+    return [*asked, "-g", "cpu", "--batch-size", str(BATCH), *options]
+
+
+@pytest.mark.parametrize(
+    ("options", "weights", "folds"),
+    [
+        ((), {("test_resnet-32x32", 0): 0.3, ("test_resnet-32x32", 2): 0.2, ("wide", 1): 0.5}, (0, 1)),
+        (("-a", "n", "-f", "1"), {("test_resnet-32x32", 0): 0.5, ("wide", 0): 0.5}, (0,)),
+    ],
+)
+def test_a_weighted_ensemble(
+    weighted: Path,
+    clips: Path,
+    tmp_path: Path,
+    options: tuple[str, ...],
+    weights: dict[tuple[str, int], float],
+    folds: tuple[int, ...],
+) -> None:
+    output = tmp_path / "out.csv"
+    assert inference.main(weighted_arguments(weighted, output, clips, *options)) == 0
+    table = pd.read_csv(tmp_path / "out_probabilities.csv")
+    wave, _ = soundfile.read(clips / table["fname"][4], dtype="float32")
+    assert len(wave) == FEATURES.clip_samples
+    wave = torch.from_numpy(wave)[None]
+    pooled = np.zeros(len(CLASSES))
+    for (run, number), weight in weights.items():
+        for fold in folds:
+            model = load_classifier(weighted / "runs" / run / f"fold{fold}" / "last.ckpt")
+            with torch.inference_mode():
+                pooled += weight / len(folds) * model(view(wave, number, RATE)).softmax(1)[0].numpy()
+    expected = pooled ** (1 / 0.6) / (pooled ** (1 / 0.6)).sum()
+    np.testing.assert_allclose(table.loc[4, list(CLASSES)].to_numpy(float), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("change", [{"temperature": 0.7}, {"members": (Member("wide", 1, 1.0),)}])
+def test_what_a_weighted_ensemble_left_hangs_on_its_weights(
+    weighted: Path,
+    clips: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    change: dict[str, Any],
+) -> None:
+    shutil.copytree(weighted, tmp_path / "work")
+    asked = weighted_arguments(tmp_path / "work", tmp_path / "out" / "out.csv", clips)
+    with monkeypatch.context() as patch:
+        batch_rows(patch, stop_after=1)
+        assert inference.main(asked) == 130
+    write_ensemble(tmp_path / "work", dataclasses.replace(SPEC, **change))
+    assert inference.main(asked) == 0
+    assert "starting over" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"classes": ("x", "y")}, "other classes"), ({"folds_hash": "y"}, "stale"), ({"folds": (0, 1, 2)}, "fold 2")],
+)
+def test_a_weighted_ensemble_of_other_runs_is_refused(
+    weighted: Path, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: dict[str, Any], said: str
+) -> None:
+    shutil.copytree(weighted, tmp_path / "work")
+    write_ensemble(tmp_path / "work", dataclasses.replace(SPEC, **change))
+    assert inference.main(weighted_arguments(tmp_path / "work", tmp_path / "out.csv", clips)) == 2
+    line = one_error_line(capsys)
+    assert said in line
+    assert ("ensemble.json" in line and line.endswith("run python report.py again")) or "train with -f 2" in line
 
 
 # -------------------------------------------------------------------------------------------------- the submission

@@ -1,0 +1,497 @@
+"""The best ensemble of what has been trained: weights and a temperature from out-of-fold probabilities.
+
+A member is a pair of a run and a test-time view. Out of fold a clip is seen by the one network of a run that did not
+train on it, so that the folds of a run cannot be told apart: they share their run's weight equally. An ensemble is a
+linear pool, the weighted mean of its members' probabilities, and a temperature that makes the pool's probabilities
+mean what they say.
+
+Every method minimises one thing, the log loss of the pool *after* temperature scaling. A linear pool is less sharp
+than it should be even where its members are calibrated (Ranjan & Gneiting 2010, "Combining probability forecasts");
+without the temperature, the log loss rewards weights on few sharp members, at a price in accuracy. Accuracy itself
+changes by whole clips, and fits their noise (`python -m benchmarks.ensembles` has the figures).
+
+All is cross-fitted: weights and temperature that a clip is scored with come from the other folds. The networks of the
+other folds did learn from that clip; what of it a few weights could carry over is small, but not nothing.
+
+The temperature is fitted to single networks, while new clips get the mean over the folds' networks of each run. That
+mean is less sharp than one network, and right more often: probabilities of new clips are too small rather than too
+large. By how much cannot be seen out of fold. The order of the classes, and so the labels, do not change with it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from arg import RunConfig, UserError, from_plain, to_plain
+from util import SMALLEST, Floats, accuracy, replacing, soft_vote, temper, weighted_vote
+
+Ints = NDArray[np.integer[Any]]
+
+METHODS = ("single", "mean", "greedy", "likelihood")  # the simplest first
+FIT_CLIPS = 10_000  # that weights are fitted to: k weights fitted to n clips cost about k / (2 n) nats on others
+TEMPERATURES = (0.1, 10.0)  # looked at
+START = 4  # members that greedy selection begins with
+MOST = 40  # members that it takes, the same one several times included
+PATIENCE = 5  # additions in a row that bring nothing
+BLOCK = 1024  # clips that are looked at together
+PRUNED = 0.01  # a weight below it is not worth a network's time
+
+# ----------------------------------------------------------------------------------------- temperature and weights
+
+
+def fit_temperature(probabilities: Floats, truth: Ints) -> float:
+    """The T in TEMPERATURES that minimises the log loss of softmax(log p / T), of (n, classes) and (n,).
+
+    Rows need not sum to one.
+    Guo et al. 2017, "On calibration of modern neural networks". In 1 / T the loss is convex: it has one minimum.
+    """
+    from scipy.optimize import minimize_scalar
+
+    log_p = np.log(np.maximum(probabilities, SMALLEST))
+    of_truth = log_p[np.arange(len(truth)), truth]
+    found = minimize_scalar(
+        lambda log_t: _scaled_loss(log_p, of_truth, math.exp(log_t)),
+        bounds=[math.log(bound) for bound in TEMPERATURES],
+        method="bounded",
+        options={"xatol": 1e-3},
+    )
+    return float(math.exp(found.x))
+
+
+def _scaled_loss(log_p: Floats, of_truth: Floats, temperature: float) -> float:
+    """Log loss of softmax(log p / T), nats a clip, from (n, classes) logs of p and those of the true classes, (n,)."""
+    beta = np.asarray(1 / temperature, log_p.dtype)
+    ones = np.ones(log_p.shape[1], log_p.dtype)
+    # No maximum is taken off first: the largest p is at least 1 / classes, so that no sum vanishes with these T.
+    sums = np.concatenate([np.exp(beta * log_p[block]) @ ones for block in _blocks(len(log_p))])
+    return float((np.log(sums) - beta * of_truth).mean(dtype=np.float64))
+
+
+def _blocks(count: int) -> Iterator[slice]:
+    """Slices of so few clips that what is made of them stays in the processor's cache."""
+    return (slice(start, start + BLOCK) for start in range(0, count, BLOCK))
+
+
+def scaled_log_loss(probabilities: Floats, truth: Ints, temperature: float) -> float:
+    """Log loss of (n, classes) probabilities, which need not sum to one, at a temperature, nats a clip."""
+    log_p = np.log(np.maximum(probabilities, SMALLEST))
+    return _scaled_loss(log_p, log_p[np.arange(len(truth)), truth], temperature)
+
+
+def _best_log_loss(probabilities: Floats, truth: Ints) -> float:
+    """Log loss at the best temperature."""
+    return scaled_log_loss(probabilities, truth, fit_temperature(probabilities, truth))
+
+
+def greedy_selection(members: Floats, truth: Ints) -> NDArray[np.float64]:
+    """Weights, (members,), of forward selection with replacement, from (members, n, classes) and (n,).
+
+    Caruana et al. 2004, "Ensemble selection from libraries of models": begun with the few best, START or fewer, the
+    member that lowers the loss most is added, again and again, until PATIENCE additions have brought nothing or there
+    are MOST; the best ensemble on the way is kept. Only the sum of the members taken is kept, so that a round is one
+    pass. All members are tried at one temperature, fitted to the ensemble with an average member added: an ensemble
+    of few gets flatter with any addition, and at its own temperature none would seem worth it.
+    """
+    average = soft_vote(members)
+    counts = _best_few(members, truth)
+    total = weighted_vote(members, counts)
+    lowest, best, since = math.inf, counts.copy(), 0
+    while True:
+        loss = _best_log_loss(total / counts.sum(), truth)
+        if loss < lowest:
+            lowest, best, since = loss, counts.copy(), 0
+        else:
+            since += 1
+        if since == PATIENCE or counts.sum() >= MOST:
+            return best / best.sum()
+        chosen = int(np.argmin(_losses_with(total, members, truth, fit_temperature(total + average, truth))))
+        counts[chosen] += 1
+        total += members[chosen]
+
+
+def _best_few(members: Floats, truth: Ints) -> Ints:
+    """1 for those of the START best members, best first, whose mean has the lowest loss; (members,)."""
+    order = np.argsort([_best_log_loss(member, truth) for member in members], kind="stable")
+    means = np.cumsum(members[order[:START]], 0) / np.arange(1, 1 + len(order[:START]))[:, None, None]
+    size = 1 + int(np.argmin([_best_log_loss(mean, truth) for mean in means]))
+    return np.isin(np.arange(len(members)), order[:size]).astype(np.int64)
+
+
+def _losses_with(total: Floats, members: Floats, truth: Ints, temperature: float) -> NDArray[np.float64]:
+    """The sums over clips of the log losses of a (n, classes) sum of members with each member added, (members,)."""
+    result = np.zeros(len(members))
+    for block in _blocks(len(truth)):
+        sums = (total[block] + member[block] for member in members)
+        result += [len(truth[block]) * scaled_log_loss(sum_, truth[block], temperature) for sum_ in sums]
+    return result
+
+
+def likelihood_weights(members: Floats, truth: Ints) -> NDArray[np.float64]:
+    """Weights, (members,), of maximum likelihood, from (members, n, classes) and (n,); those below PRUNED are 0.
+
+    The likelihood is that of the pool after temperature scaling, with weights and temperature fitted together: L-BFGS
+    on the logits of the weights and the logarithm of the temperature, begun at equal weights and T = 1.
+    """
+    from scipy.optimize import minimize
+
+    begin = np.zeros(len(members) + 1)
+    found = minimize(_likelihood, begin, (members, truth), "L-BFGS-B", jac=True, options={"maxiter": 60, "ftol": 1e-7})
+    weights = _softmax(found.x[:-1])
+    weights[weights < min(PRUNED, weights.max())] = 0
+    return weights / weights.sum()
+
+
+def _likelihood(parameters: NDArray[np.float64], members: Floats, truth: Ints) -> tuple[float, NDArray[np.float64]]:
+    """Log loss of the scaled pool, and its gradient, at (logits of the weights, log T)."""
+    clips = len(truth)
+    rows = np.arange(clips)
+    weights, beta = _softmax(parameters[:-1]), math.exp(-parameters[-1])
+    pooled = np.maximum(weighted_vote(members, weights), SMALLEST)
+    log_p = np.log(pooled)
+    scaled = temper(pooled, 1 / beta)
+    loss = -np.log(np.maximum(scaled[rows, truth], SMALLEST)).mean(dtype=np.float64)
+    scaled[rows, truth] -= 1  # the loss's derivative by beta log p, n-fold
+    by_beta = np.vdot(scaled, log_p) / clips
+    by_pooled = scaled / pooled * np.asarray(beta / clips, members.dtype)
+    by_weight = (members.reshape(len(members), -1) @ by_pooled.ravel()).astype(np.float64)
+    by_logit = weights * (by_weight - weights @ by_weight)
+    return float(loss), np.append(by_logit, -beta * by_beta)
+
+
+def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    exponential = np.exp(logits - logits.max())
+    return exponential / exponential.sum()
+
+
+def best_run(members: Floats, truth: Ints, run: Ints) -> NDArray[np.float64]:
+    """Weights, (members,), that average the views of the one run of lowest loss; `run` is each member's, (members,)."""
+    runs = np.unique(run)
+    losses = [_best_log_loss(soft_vote(members[run == one]), truth) for one in runs]
+    chosen = run == runs[int(np.argmin(losses))]
+    return chosen / chosen.sum()
+
+
+def fit_weights(method: str, members: Floats, truth: Ints, run: Ints) -> NDArray[np.float64]:
+    """Weights, (members,), by one of METHODS."""
+    if method == "single":
+        return best_run(members, truth, run)
+    if method == "mean":
+        return np.full(len(members), 1 / len(members))
+    if method == "greedy":
+        return greedy_selection(members, truth)
+    return likelihood_weights(members, truth)
+
+
+# -------------------------------------------------------------------------------------------------- cross-fitting
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    weights: NDArray[np.float64]  # (members,), sum to one
+    temperature: float
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """An ensemble by one of METHODS, cross-fitted: a clip's probabilities are by a fit that has not seen its fold."""
+
+    method: str
+    folds: tuple[int, ...]
+    fits: tuple[Fit, ...]  # for each of `folds`, the one to all the others
+    final: Fit  # to everything: what is used
+    pooled: NDArray[np.float32]  # (n, classes), cross-fitted, before temperature scaling
+    probabilities: NDArray[np.float32]  # (n, classes), cross-fitted
+
+
+def cross_fit(members: Floats, truth: Ints, fold: Ints, run: Ints) -> dict[str, Candidate]:
+    """Each of METHODS, cross-fitted.
+
+    `members` are (members, n, classes) float32 out-of-fold probabilities; `truth` (n,) class indices; `fold` (n,) the
+    fold that held the clip out; `run` (members,) a number for each member's run. Weights are fitted to FIT_CLIPS
+    clips, evenly spaced among those of the other folds where there are more; temperatures to all of those. Beside
+    `members`, memory is taken for a copy of the clips fitted to and a few times (n, classes). UserError where all clips
+    are of one fold.
+    """
+    folds = tuple(int(one) for one in np.unique(fold))
+    if len(folds) < 2:
+        raise UserError("an ensemble is chosen across folds, and only one is trained: train another with train.py -f")
+    shape = members.shape[1:]
+    pooled, scaled = ({method: np.empty(shape, np.float32) for method in METHODS} for _ in range(2))
+    fits: dict[str, list[Fit]] = {method: [] for method in METHODS}
+    for held_out in (*folds, None):
+        others = np.flatnonzero(fold != held_out) if held_out is not None else np.arange(len(fold))
+        rows = _thinned(others)
+        part = np.take(members, rows, axis=1)  # in one piece, as members[:, rows] would not be
+        for method in METHODS:
+            weights = fit_weights(method, part, truth[rows], run)
+            pool = pool_members(members, weights)
+            fit = Fit(weights, fit_temperature(pool[others], truth[others]))
+            fits[method].append(fit)
+            if held_out is not None:
+                mine = fold == held_out
+                pooled[method][mine] = pool[mine]
+                scaled[method][mine] = temper(pool[mine], fit.temperature)
+    return {
+        method: Candidate(method, folds, tuple(fits[method][:-1]), fits[method][-1], pooled[method], scaled[method])
+        for method in METHODS
+    }
+
+
+def _thinned(rows: NDArray[np.intp]) -> NDArray[np.intp]:
+    """At most FIT_CLIPS of the rows, evenly spaced: of each class its share, where the clips are in its order."""
+    if len(rows) <= FIT_CLIPS:
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, FIT_CLIPS).round().astype(np.intp)]
+
+
+def pool_members(members: Floats, weights: Floats, rows: Ints | slice = slice(None)) -> NDArray[np.float32]:
+    """The weighted mean, (rows, classes), of (members, n, classes); members without weight are not read."""
+    total = np.zeros(members[0][rows].shape, np.float32)
+    for index in np.flatnonzero(weights):
+        total += np.float32(weights[index]) * members[index][rows]
+    return total
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which candidate to use, and why. Losses are cross-fitted log losses, nats a clip."""
+
+    method: str
+    lowest: str  # the method of the lowest loss
+    loss: Mapping[str, float]  # by method
+    excess: Mapping[str, float]  # over the lowest
+    half_width: Mapping[str, float]  # of the excess's 95 % interval
+
+
+def choose(candidates: Mapping[str, Candidate], truth: Ints, group: Ints) -> Choice:
+    """The simplest candidate whose log loss is not clearly above the lowest one, in the order of METHODS.
+
+    Clearly: the 95 % interval of the mean difference, clip by clip, excludes 0. Clips of a group, (n,) codes, are not
+    independent, so that the interval is Student's t over groups. The log loss decides since every clip counts in it,
+    while accuracies of two ensembles differ by the few clips on which their labels do.
+    """
+    losses = {method: _losses(candidate.probabilities, truth) for method, candidate in candidates.items()}
+    means = {method: float(each.mean()) for method, each in losses.items()}
+    lowest = min(means, key=means.__getitem__)
+    excess = {method: mean - means[lowest] for method, mean in means.items()}
+    half = {method: _half_width(each - losses[lowest], group) for method, each in losses.items()}
+    simplest = next(method for method in METHODS if method in means and excess[method] <= half[method])
+    return Choice(simplest, lowest, means, excess, half)
+
+
+def _losses(probabilities: Floats, truth: Ints) -> NDArray[np.float64]:
+    """Log loss of each clip, nats, (n,)."""
+    of_truth = probabilities[np.arange(len(truth)), truth].astype(np.float64)
+    return -np.log(np.maximum(of_truth, SMALLEST))
+
+
+def _half_width(values: NDArray[np.float64], group: Ints) -> float:
+    """Half the 95 % interval of the mean of (n,) values, the deviations of a group summed up; inf of one group."""
+    from scipy.stats import t
+
+    _, codes = np.unique(group, return_inverse=True)
+    sums = np.bincount(codes, values - values.mean())
+    groups = len(sums)
+    if groups < 2:
+        return math.inf
+    error = math.sqrt(groups / (groups - 1) * float(sums @ sums)) / len(values)
+    return float(t.ppf(0.975, groups - 1)) * error
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What a run brings: how much worse its ensemble is without it; nan where nothing is left then."""
+
+    run: int
+    weight: float  # of all its members, in the final fit
+    log_loss: float  # nats a clip; above 0 where the run helps
+    accuracy: float  # above 0 where the run helps
+
+
+def contributions(members: Floats, truth: Ints, fold: Ints, run: Ints, candidate: Candidate) -> list[Contribution]:
+    """For each run with weight, the cross-fitted scores with it less those without; arguments as of `cross_fit`.
+
+    Nothing is fitted again: the other runs keep their weights, scaled to sum to one, and the temperature stays.
+    """
+    loss = float(_losses(candidate.probabilities, truth).mean())
+    right = accuracy(truth, candidate.probabilities.argmax(1))
+    result = []
+    for one in np.unique(run[candidate.final.weights > 0]):
+        kept = run != one
+        without = np.full(candidate.probabilities.shape, np.nan, np.float32)
+        for held_out, fit in zip(candidate.folds, candidate.fits, strict=True):
+            rest = np.where(kept, fit.weights, 0)
+            if rest.any():
+                rows = np.flatnonzero(fold == held_out)
+                without[rows] = temper(pool_members(members, rest / rest.sum(), rows), fit.temperature)
+        whole = bool(np.isfinite(without).all())
+        result.append(
+            Contribution(
+                run=int(one),
+                weight=float(candidate.final.weights[~kept].sum()),
+                log_loss=float(_losses(without, truth).mean()) - loss if whole else math.nan,
+                accuracy=right - accuracy(truth, without.argmax(1)) if whole else math.nan,
+            )
+        )
+    return result
+
+
+# ------------------------------------------------------------------------------------------------- ensemble.json
+
+ENSEMBLE = "ensemble.json"
+ENSEMBLE_FORMAT = 1
+AGAIN = "run python report.py again"
+
+
+@dataclass(frozen=True)
+class Member:
+    """A run's view and its weight, which the run's folds share."""
+
+    run: str  # folder under runs/
+    view: int
+    weight: float
+
+    def __post_init__(self) -> None:
+        plain = isinstance(self.run, str) and self.run not in ("", ".", "..") and not set(self.run) & set("/\\\0")
+        _check(plain, f"run {self.run!r} is not the name of a folder")
+        _check(type(self.view) is int and self.view >= 0, f"view {self.view!r} is not a number from 0")
+        _check(_is_number(self.weight) and self.weight >= 0, f"weight {self.weight!r} is not a number from 0")
+
+
+@dataclass(frozen=True)
+class EnsembleSpec:
+    """What `ensemble.json` holds: the ensemble that `inference.py --ensemble weighted` uses. ValueError where not."""
+
+    classes: tuple[str, ...]
+    folds_hash: str  # of the runs' table of folds
+    folds: tuple[int, ...]  # that the weights were fitted to, and whose networks are used
+    method: str  # one of METHODS
+    members: tuple[Member, ...]  # those with weight; the weights sum to one
+    temperature: float
+    scores: Mapping[str, Any]  # cross-fitted, for the record
+
+    def __post_init__(self) -> None:
+        names = isinstance(self.classes, tuple) and all(isinstance(name, str) for name in self.classes)
+        _check(names and 0 < len(set(self.classes)) == len(self.classes), "classes are not a list of different names")
+        _check(isinstance(self.folds_hash, str), "folds_hash is not a text")
+        folds = isinstance(self.folds, tuple) and all(type(fold) is int and fold >= 0 for fold in self.folds)
+        _check(folds and 0 < len(set(self.folds)) == len(self.folds), "folds are not a list of different numbers")
+        _check(self.method in METHODS, f"method {self.method!r} is not one of {', '.join(METHODS)}")
+        pairs = [(member.run, member.view) for member in self.members]
+        _check(len(set(pairs)) == len(pairs), "members name one view of a run twice")
+        total = math.fsum(member.weight for member in self.members)
+        _check(abs(total - 1) < 1e-6, f"weights sum to {total:g}, not 1")
+        low, high = TEMPERATURES
+        known = _is_number(self.temperature) and low <= self.temperature <= high
+        _check(known, f"temperature {self.temperature!r} is not one of {low:g} to {high:g}")
+        _check(isinstance(self.scores, dict), "scores are not an object")
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """Those with weight, in order."""
+        return tuple(dict.fromkeys(member.run for member in self.members if member.weight))
+
+    def network_weights(self, folds: int, tta: bool) -> NDArray[np.float64]:
+        """Weights of each network's views, (runs x folds, views), of as many folds of each run, run by run.
+
+        The views end with the last one that has weight. Without `tta` there is the clip itself alone, which gets all
+        the weight of its run.
+        """
+        weights = np.zeros((len(self.runs), 1 + max(member.view for member in self.members if member.weight)))
+        for member in self.members:
+            if member.weight:
+                weights[self.runs.index(member.run), member.view] = member.weight
+        if not tta:
+            weights = weights.sum(1, keepdims=True)
+        return np.repeat(weights / folds, folds, axis=0)
+
+    def check_trained_on(self, work: Path, run: RunConfig) -> None:
+        """UserError where a run, which the ensemble is to be made of, has other classes or folds."""
+        if self.classes != run.classes:
+            raise UserError(f"{work / ENSEMBLE}: made for other classes than those of the runs; {AGAIN}")
+        if self.folds_hash != run.folds_hash:
+            raise UserError(f"{work / ENSEMBLE}: stale, made for other folds or labels than those of the runs; {AGAIN}")
+
+
+def ensemble_spec(
+    candidate: Candidate,
+    names: Sequence[tuple[str, int]],
+    classes: Sequence[str],
+    folds_hash: str,
+    scores: Mapping[str, Any],
+) -> EnsembleSpec:
+    """The candidate's final fit, for `write_ensemble`; `names` are the run and the view of each member."""
+    members = tuple(
+        Member(run, view, float(weight))
+        for (run, view), weight in zip(names, candidate.final.weights, strict=True)
+        if weight > 0
+    )
+    return EnsembleSpec(
+        classes=tuple(classes),
+        folds_hash=folds_hash,
+        folds=candidate.folds,
+        method=candidate.method,
+        members=members,
+        temperature=candidate.final.temperature,
+        scores=dict(scores),
+    )
+
+
+def write_ensemble(work: Path, spec: EnsembleSpec) -> Path:
+    """Write `ensemble.json` into the work folder; returns its path. ValueError where a score is not finite."""
+    path = work / ENSEMBLE
+    text = json.dumps({"format": ENSEMBLE_FORMAT, **to_plain(spec)}, indent=1, allow_nan=False)
+    with replacing(path) as beside:
+        beside.write_text(text + "\n", "utf-8")
+    return path
+
+
+def read_ensemble(work: Path) -> EnsembleSpec:
+    """The work folder's `ensemble.json`. UserError where it is missing, damaged, foreign, or names runs not there."""
+    from transform import VIEWS
+
+    path = work / ENSEMBLE
+    try:
+        spec = _revive(json.loads(path.read_text("utf-8")))
+        views = [member.view for member in spec.members]
+        _check(max(views) < VIEWS, f"view {max(views)}: there are {VIEWS}")
+        for run in spec.runs:
+            _check((work / "runs" / run).is_dir(), f"no run {run!r} in {work / 'runs'}")
+    except FileNotFoundError:
+        raise UserError(f"{path}: not there, and --ensemble weighted needs it; run python report.py first") from None
+    except (OSError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise UserError(f"{path}: {error}; {AGAIN}") from error
+    return spec
+
+
+def _revive(plain: Any) -> EnsembleSpec:
+    """ValueError or TypeError where it is not what `write_ensemble` writes."""
+    _check(isinstance(plain, dict), "not an object")
+    written = plain.pop("format", None)
+    _check(written == ENSEMBLE_FORMAT, f"format {written!r}, this version reads {ENSEMBLE_FORMAT}")
+    spec = {**plain, "members": [from_plain(Member, member) for member in plain.get("members", [])]}
+    return from_plain(EnsembleSpec, spec)
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+
+
+def inference_command(work: Path) -> str:
+    """The command that labels clips with the work folder's `ensemble.json`."""
+    options = [] if work == Path("work") else ["-w", str(work)]
+    return shlex.join(["python", "inference.py", *options, "--ensemble", "weighted"])
