@@ -956,6 +956,9 @@ def _complete(config: PreprocessConfig) -> PreprocessConfig:
     """`config`; where it names no data set, that of the store in its work folder, with the options of that."""
     if config.input_path is not None:
         return config
+    if (config.work / NEXT).is_dir():  # of a run that was killed: the store may lack its facts
+        with _writing(config.work), locked(config.work / ".lock"):
+            _settle(config.work)
     store = load_store(config.work)
     manifest, columns = store["options"]["manifest"], store["options"]["columns"]
     options = store["options"] | {"manifest": manifest and Path(manifest), "columns": tuple(columns.items())}
