@@ -66,9 +66,10 @@ def read_record(work: Path) -> Record:
             rows = list(csv.reader(text, strict=True))
         if rows[:1] != [names]:
             raise ValueError(f"its columns are not {','.join(names)}")
-        if short := [row for row in rows if len(row) != len(names)]:
-            raise ValueError(f"a row has {len(short[0])} fields")
-        decisions = [Decision(*row[:4], int(row[4]), row[5], row[6]) for row in rows[1:]]
+        decisions = [
+            Decision(fname, label, action, new_label, int(fold), date, source)
+            for fname, label, action, new_label, fold, date, source in rows[1:]
+        ]
         if unknown := {decision.action for decision in decisions} - set(ACTIONS):
             raise ValueError(f"its action {unknown.pop()!r} is none of {', '.join(ACTIONS)}")
     except (OSError, ValueError, csv.Error) as error:

@@ -92,6 +92,8 @@ def report(work: Path, config: TrainConfig) -> None:
     found = held_out(work, config)
     truth, original = found["target"], found["original"]
     planted = truth != original
+    if not planted.any():
+        sys.exit(f"none of the {len(truth):,} clips held out has a swapped label: train more folds, or raise --share")
     judged = judge(truth, found["probabilities"])
     order = by_suspicion(judged).index.to_numpy()
     first = {f"first {share:.0%}": order[: math.ceil(share * len(order))] for share in SHARES}
@@ -116,6 +118,8 @@ def report(work: Path, config: TrainConfig) -> None:
     lines = [f"{name:38} {mean:.4f}  {low:.4f} to {high:.4f}"
              for name, (mean, low, high) in list(result.items())[3:]]  # fmt: skip
     for name, rows in sets.items():
+        if not len(rows):  # suspected
+            continue
         inside = np.zeros(len(truth), bool)
         inside[rows] = True
         result[name] = {"clips": len(rows), "recall": share_of(inside, planted), "precision": share_of(planted, inside)}
@@ -132,7 +136,7 @@ def report(work: Path, config: TrainConfig) -> None:
 
 
 def rate(counts: NDArray[np.int64]) -> float:
-    """A share from (speakers, 2) counts; nan where there is nothing to count."""
+    """A share from (speakers, 2) counts; nan of a draw of speakers without anything to count."""
     which, among = counts.sum(0)
     return float(which / among) if among else math.nan
 
