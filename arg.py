@@ -22,6 +22,7 @@ TIMM_WEIGHTS = "timm:"  # RunConfig.weights where they are timm's own
 Fold = int | str  # an index, or FULL
 MANIFEST_ROLES = ("path", "label", "group", "fold", "split")  # what a column of a manifest may be
 ARCHIVES = ("speech_commands_v0.01", "speech_commands_v0.02")  # what --download fetches
+NO_LIST = Path("none")  # of --relabel
 Config = TypeVar("Config")
 
 
@@ -44,7 +45,7 @@ class Stopped(Exception):  # noqa: N818 (no error)
 class PreprocessConfig:
     """What `preprocess.py` is asked to do."""
 
-    input_path: Path  # root of the data set
+    input_path: Path | None  # root of the data set; None: that of the store in `work`, with the options of that
     work: Path = Path("work")
     folds: int = 5
     seed: int = 0
@@ -57,6 +58,7 @@ class PreprocessConfig:
     label_pattern: str | None = None  # searched in names for the group "label"; None: the folder is the label
     group_pattern: str | None = None  # searched in names for the group "group"
     download: str | None = None  # one of ARCHIVES, fetched into `input_path` where that is missing
+    relabel: Path | None = None  # a list of decisions about clips; NO_LIST: all decisions are taken back
     strict: bool = False  # an error in place of every clip that would be left out or flagged
 
     def __post_init__(self) -> None:
@@ -390,15 +392,26 @@ def parse_preprocess(argv: Sequence[str] | None = None) -> PreprocessConfig:
         help=f"columns of the manifest, where they are not called as usual: {', '.join(MANIFEST_ROLES)}",
     )
     parser.add_argument("--download", choices=ARCHIVES, help="fetch this data set first, into -i (default: its name)")
+    parser.add_argument(
+        "--relabel",
+        type=Path,
+        metavar="CSV",
+        help="a list of suspects with an action for each clip (relabel, drop, keep), to be kept on record; none: take "
+        "all decisions back; without -i the data set and options of the last run",
+    )
     parser.add_argument("--strict", action="store_true", help="fail in place of leaving out or flagging a clip")
     parser.add_argument("--sample-rate", type=int, metavar="HZ", help="default: the clips' most common one")
     parser.add_argument(
         "--clip-seconds", type=float, metavar="S", help="window length; default: 95th percentile of the durations"
     )
     a = parser.parse_args(argv)
-    if a.input_path is None:
-        _require(bool(a.manifest or a.download), "give the data set: -i DIR, --manifest CSV or --download NAME")
+    if a.input_path is None and (a.manifest or a.download):
         a.input_path = a.manifest.parent if a.manifest else Path(a.download)
+    if a.input_path is None:
+        _require(a.relabel is not None, "give the data set: -i DIR, --manifest CSV or --download NAME")
+        given = [name for name in vars(a) if vars(a)[name] != parser.get_default(name)]
+        other = [name.replace("_", "-") for name in given if name not in ("work", "relabel", "strict")]
+        _require(not other, f"--{''.join(other[:1])}: give -i too; --relabel alone keeps the options of the last run")
     _require(all("=" in pair for pair in a.columns), f"--columns {' '.join(a.columns)}: use ROLE=NAME, as path=file")
     a.columns = tuple(tuple(pair.split("=", 1)) for pair in a.columns)
     return PreprocessConfig(**vars(a))

@@ -6,7 +6,6 @@ where they are used, so that ``preprocess.py -h`` answers at once.
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from util import replacing
+from util import forget_pages, replacing
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -35,6 +34,10 @@ CLIPPED_PEAK_DB = -20.0  # … of a clip that is this loud: a quiet one has flat
 DC_SHARE = 0.01  # of full scale
 DURATION_RATIO = 2.0  # at least this many times shorter or longer than the median
 DURATION_SPREADS = 5.0  # and at least this many standard deviations of the log duration (by its median deviation)
+
+# How far the loud parts of a clip stand over the quiet ones.
+FRAME_SECONDS = 0.02
+LOUD_SHARE, QUIET_SHARE = 0.95, 0.20  # quantiles of the frames' powers
 
 # Near duplicates; likewise.
 WINDOW_SECONDS = 2.0  # the loudest part of a longer clip
@@ -98,6 +101,51 @@ def _flat(block: NDArray[np.int16], high: int, low: int) -> int:
 
 def _decibels(level: float) -> float:
     return max(20 * float(np.log10(level / FULL_SCALE)), FLOOR_DB) if level > 0 else FLOOR_DB
+
+
+def loud_over_quiet_db(waves: NDArray[np.int16], offset: Ints, length: Ints, sample_rate: int) -> NDArray[np.float64]:
+    """How far each clip's loud frames stand over its quiet ones, dB, (n,): about its signal-to-noise ratio.
+
+    That is the 95th percentile of the power in frames of 20 ms over the 20th, each frame about its own mean and never
+    less than the rounding to 16 bits has. A recording that is loud throughout gives little, however clean. `waves`
+    holds all clips, (samples,); `offset` and `length` (n,) say which samples are whose.
+    """
+    size = max(1, round(FRAME_SECONDS * sample_rate))
+    frames = np.maximum(length // size, 1)
+    ratio = np.zeros(len(offset))
+    order = np.argsort(offset, kind="stable")
+    done = np.cumsum(frames[order] * size)
+    plain = np.asarray(waves)
+    for rows in np.split(order, np.flatnonzero(np.diff(done // (4 * BLOCK))) + 1):  # a million samples at a time
+        count = frames[rows]
+        clip = np.repeat(np.arange(len(rows)), count)
+        start = np.repeat(offset[rows], count) + size * (
+            np.arange(len(clip)) - np.repeat(np.cumsum(count) - count, count)
+        )
+        power = np.empty(len(clip))
+        for part in range(0, len(clip), BLOCK // size):
+            which = slice(part, part + BLOCK // size)
+            power[which] = _power(plain, start[which], np.minimum(size, length[rows][clip[which]]))
+        power = 10 * np.log10(np.maximum(power, 1 / 12))
+        power = power[np.lexsort((power, clip))]
+        first = np.cumsum(count) - count
+        loud, quiet = (
+            power[first + np.rint(share * (count - 1)).astype(np.int64)] for share in (LOUD_SHARE, QUIET_SHARE)
+        )
+        ratio[rows] = loud - quiet
+        forget_pages(waves)
+    return ratio
+
+
+def _power(waves: NDArray[np.int16], start: Ints, size: Ints) -> NDArray[np.float64]:
+    """Variances of frames of `waves`, (frames,)."""
+    power = np.empty(len(start))
+    for one in np.unique(size):  # but for clips that are shorter than a frame, all are alike
+        which = np.flatnonzero(size == one)
+        frames = sliding_window_view(waves, one)[start[which]].astype(np.float32)
+        frames -= frames.mean(1, keepdims=True)
+        power[which] = np.einsum("ij,ij->i", frames, frames) / one
+    return power
 
 
 def flags(table: DataFrame, sample_rate: int) -> list[str]:
@@ -169,7 +217,7 @@ class _Clips:
     """The part of each clip that is compared, and its spectra; lengths in samples, bins of the FFT of `size`."""
 
     def __init__(self, waves: NDArray[np.int16], offset: Ints, length: Ints, sample_rate: int) -> None:
-        self.mapped = getattr(waves, "_mmap", None)
+        self.mapped = waves
         self.waves = np.asarray(waves)  # a slice of a plain array costs less
         window = max(1, round(WINDOW_SECONDS * sample_rate))
         self.start, self.length = offset.copy(), np.minimum(length, window)
@@ -195,9 +243,7 @@ class _Clips:
         return int(np.argmax(energy[steps:] - energy[:-steps])) * step
 
     def forget(self) -> None:
-        """Give back the memory of what was read: pages of the file would add up to all of it."""
-        if isinstance(self.mapped, mmap.mmap):
-            self.mapped.madvise(mmap.MADV_DONTNEED)
+        forget_pages(self.mapped)
 
     def batches(self, size: Ints) -> Iterator[tuple[int, Ints]]:
         """Positions in `size` (n,), the FFT that each needs: parts with the same one, fit for the cache, in order."""

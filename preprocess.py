@@ -8,6 +8,7 @@ nothing that it does not need.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import math
@@ -33,12 +34,13 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from arg import PreprocessConfig, UserError, command, parse_preprocess
+from arg import NO_LIST, PreprocessConfig, UserError, command, parse_preprocess
 from util import clock, flush_folder, locked, progress, replacing
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+    from relabel import Record
     from source import DataSet, File
 
 Result = TypeVar("Result")
@@ -168,9 +170,12 @@ def _prepare_again(work: Path) -> str:
     return f"run python preprocess.py -i DATASET -w {shlex.quote(str(work))}"
 
 
-def _save(work: Path, store: dict[str, Any], clips: DataFrame, rejected: DataFrame) -> bool:
+def _save(work: Path, store: dict[str, Any], clips: DataFrame, rejected: DataFrame, record: Record) -> bool:
     """Write what differs from the files in `work`, all of it or nothing; returns whether anything did."""
-    new = {
+    from relabel import RECORD, record_text
+
+    new = {RECORD: record_text(record)} if record or (work / RECORD).exists() else {}
+    new |= {
         REJECTED: rejected.to_csv(index=False, lineterminator="\n"),
         CLIPS: clips.to_csv(index=False, lineterminator="\n"),
         STORE: json.dumps(store, indent=1, ensure_ascii=False) + "\n",
@@ -192,11 +197,13 @@ def _save(work: Path, store: dict[str, Any], clips: DataFrame, rejected: DataFra
 
 def _settle(work: Path) -> None:
     """Put the tables of NEXT in their places, also those of a run that was killed at this."""
+    from relabel import RECORD
+
     if not (work / NEXT).is_dir():
         return
     if (work / NEXT / STORE).exists():
         (work / STORE).unlink(missing_ok=True)  # the old facts (sample rate, folds) must not be read with the new table
-    for name in (REJECTED, CLIPS, STORE):
+    for name in (RECORD, REJECTED, CLIPS, STORE):
         if (work / NEXT / name).exists():
             (work / NEXT / name).replace(work / name)
     flush_folder(work)
@@ -881,8 +888,12 @@ def _flags(clips: DataFrame, sample_rate: int) -> list[str]:
     return words
 
 
-def _insist(clips: DataFrame, rejected: DataFrame) -> None:
-    """UserError where any file is left out or any clip flagged: --strict."""
+def _insist(clips: DataFrame, rejected: DataFrame, record: Record) -> None:
+    """UserError where any file is left out, but by a person's decision, or any clip flagged: --strict."""
+    from relabel import DROP
+
+    dropped = [decision.fname for decision in record.values() if decision.action == DROP]
+    rejected = rejected[(rejected["split"] != "train") | ~rejected["fname"].isin(dropped)]
     flagged = clips[clips["flags"] != ""]
     if not len(rejected) + len(flagged):
         return
@@ -898,13 +909,15 @@ def preprocess(config: PreprocessConfig) -> None:
     """Bring the store in `config.work` up to date with the data set, and print what a person should check.
 
     Only new and changed files are decoded, and known clips keep their folds, unless the options that decide them have
-    changed. UserError where there is nothing to train on, or where `config.strict` finds anything amiss.
+    changed. What a person decided about clips (`config.relabel`, and the record of earlier decisions) is applied.
+    UserError where there is nothing to train on, or where `config.strict` finds anything amiss.
     """
     from audit import draw_audit
     from source import download, scan
 
     started = time.monotonic()
-    if config.download:
+    config = _complete(config)
+    if config.download and config.input_path:
         download(config.download, config.input_path)
     data = scan(config)
     work = config.work
@@ -912,24 +925,65 @@ def preprocess(config: PreprocessConfig) -> None:
         _settle(work)
         notes = list(data.notes)
         old = _previous(config, data.root, notes)
+        record = _decided(config, data, old)
         sample_rate, known, new = _hear(config, data, old)
-        clips, rejected = _judge(data, known, old.clips, work / WAVES, sample_rate)
+        clips, rejected = _judge(data, known, old.clips, record, work / WAVES, sample_rate, notes)
         if config.strict:
-            _insist(clips, rejected)
+            _insist(clips, rejected, record)
         folds = _split(clips, config, old.folds, notes)
         store = _facts(config, data, clips, sample_rate, folds)
-        changed = _save(work, store, clips[CLIP_COLUMNS], rejected[REJECTED_COLUMNS])
+        changed = _save(work, store, clips[CLIP_COLUMNS], rejected[REJECTED_COLUMNS], record)
         (work / JOURNAL).unlink(missing_ok=True)
         if changed or not (work / PICTURE).exists():
             draw_audit(clips[clips["split"] != "noise"], store["classes"], sample_rate, work / PICTURE)
         used = 2 * int(clips["length"].sum() + rejected["length"].sum())
         if (spare := (work / WAVES).stat().st_size - used) > used:
             notes.append(f"delete {work / WAVES} and run this again to free {spare >> 20:,} MiB no clip uses")
+    if old.clips is not None and _to_learn(old.clips) != _to_learn(clips) and (work / "runs").is_dir():
+        notes.append("what was trained before is stale: train.py --restart trains it again, --tag NAME beside it")
     seconds = time.monotonic() - started
     what = f"{new:,} new or changed of {len(data.files):,} files decoded" if changed else "nothing has changed"
-    print(*_summary(config, store, clips, rejected, notes), f"{what}, {clock(seconds)}", "", sep="\n")
+    print(*_summary(config, store, clips, rejected, record, notes), f"{what}, {clock(seconds)}", "", sep="\n")
     option = "" if work == PreprocessConfig(Path()).work else f" -w {shlex.quote(str(work))}"
     print(f"next: python train.py -t 64 -m resnet18 -f all{option}")
+
+
+def _to_learn(clips: DataFrame) -> list[list[Any]]:
+    """What a run hangs on: name, label and fold of each training clip."""
+    rows: list[list[Any]] = clips.loc[clips["split"] == "train", ["fname", "label", "fold"]].to_numpy(object).tolist()
+    return rows
+
+
+def _complete(config: PreprocessConfig) -> PreprocessConfig:
+    """`config`; where it names no data set, that of the store in its work folder, with the options of that."""
+    if config.input_path is not None:
+        return config
+    if (config.work / NEXT).is_dir():  # of a run that was killed: the store may lack its facts
+        with _writing(config.work), locked(config.work / ".lock"):
+            _settle(config.work)
+    store = load_store(config.work)
+    manifest, columns = store["options"]["manifest"], store["options"]["columns"]
+    options = store["options"] | {"manifest": manifest and Path(manifest), "columns": tuple(columns.items())}
+    return dataclasses.replace(
+        config,
+        **options,
+        input_path=Path(store["root"]),
+        sample_rate=store["sample_rate"],
+        clip_seconds=store["clip_samples"] / store["sample_rate"],
+    )
+
+
+def _decided(config: PreprocessConfig, data: DataSet, old: _Earlier) -> Record:
+    """What a person decided about clips: what is on record, with what --relabel brings."""
+    from relabel import read_list, read_record
+
+    if config.relabel == NO_LIST:
+        return {}
+    record = read_record(config.work)
+    if config.relabel is None:
+        return record
+    labels = {file.fname: file.label for file in data.files if file.split == "train" and not file.reason}
+    return read_list(config.relabel, labels, old.folds, record)
 
 
 def _hear(config: PreprocessConfig, data: DataSet, old: _Earlier) -> tuple[int, dict[Key, _Audio], int]:
@@ -948,10 +1002,19 @@ def _hear(config: PreprocessConfig, data: DataSet, old: _Earlier) -> tuple[int, 
 
 
 def _judge(
-    data: DataSet, known: Mapping[Key, _Audio], old: DataFrame | None, waves: Path, sample_rate: int
+    data: DataSet,
+    known: Mapping[Key, _Audio],
+    old: DataFrame | None,
+    record: Record,
+    waves: Path,
+    sample_rate: int,
+    notes: list[str],
 ) -> tuple[DataFrame, DataFrame]:
     """The usable clips, flagged, with the folds that a manifest gives ('' for none), and the files left out."""
+    from relabel import apply_record
+
     table = _table(data.files, (_Audio(reason=file.reason) if file.reason else known[file.key] for file in data.files))
+    notes += apply_record(table, record)
     _reject_duplicates(table)
     clips = table[table["reason"] == ""].reset_index(drop=True)
     rejected = table[table["reason"] != ""].reset_index(drop=True)
@@ -1052,6 +1115,7 @@ def _previous(config: PreprocessConfig, root: Path, notes: list[str]) -> _Earlie
     """
     import pandas as pd
 
+    from relabel import read_record
     from source import File
 
     if not (config.work / STORE).exists():
@@ -1066,8 +1130,10 @@ def _previous(config: PreprocessConfig, root: Path, notes: list[str]) -> _Earlie
         notes.append(f"everything is decoded anew: {config.work} held {old['root']}")
         return _Earlier()
     train = clips[clips["split"] == "train"]
-    same = old["options"] == _options(config)
-    folds = dict(zip(train["fname"], train["fold"], strict=True)) if same else {}
+    folds = {}
+    if old["options"] == _options(config):
+        dropped = {decision.fname: decision.fold for decision in read_record(config.work).values()}
+        folds = dropped | dict(zip(train["fname"], train["fold"], strict=True))
 
     # Duplicates have been decoded too. What could not be read is tried again: a permission changes no time of a file.
     decoded = pd.concat([rejected[rejected["length"] > 0], clips.assign(reason="")])
@@ -1093,11 +1159,17 @@ def _window(lengths: NDArray[np.int64], sample_rate: int, clip_seconds: float | 
 
 
 def _summary(
-    config: PreprocessConfig, store: dict[str, Any], clips: DataFrame, rejected: DataFrame, notes: list[str]
+    config: PreprocessConfig,
+    store: dict[str, Any],
+    clips: DataFrame,
+    rejected: DataFrame,
+    record: Record,
+    notes: list[str],
 ) -> list[str]:
     """The lines that a person checks before training."""
     import pandas as pd
 
+    from relabel import RECORD, describe
     from source import some
 
     train = clips[clips["split"] == "train"]
@@ -1146,6 +1218,8 @@ def _summary(
         lines.append(f"flagged, and kept: {kinds}; see {config.work / CLIPS} and {config.work / PICTURE}")
     if clusters := clips.loc[clips["cluster"] != "", "cluster"].nunique():
         lines.append(f"near duplicates: {found['near-duplicate']:,} clips in {clusters:,} clusters")
+    if record:
+        lines.append(f"decided by hand: {describe(record)}; see {config.work / RECORD}")
     lines += [f"warning: {note}" for note in notes]
 
     if len(rejected):

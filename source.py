@@ -86,6 +86,7 @@ class DataSet(NamedTuple):
 
 def scan(config: PreprocessConfig) -> DataSet:
     """Every clip of the data set that `config` names; UserError where there is nothing to train on."""
+    assert config.input_path is not None
     if not config.input_path.is_dir():
         raise UserError(f"{config.input_path}: no such folder; {LAYOUTS}")
     root, notes = config.input_path.resolve(), list[str]()
@@ -338,7 +339,7 @@ def _read_manifest(manifest: Path, root: Path, config: PreprocessConfig, notes: 
 
     All values are text: a label 007, 1e5 or 2024-01-02 stays as it is.
     """
-    header, rows = _read_rows(manifest)
+    header, rows = read_rows(manifest)
     column = _choose_columns(manifest, header, dict(config.columns), bool(config.label_pattern))
     notes.append("columns of the manifest: " + ", ".join(f"{role}={header[at]}" for role, at in column.items()))
     label_by_name, group_by_name = _search(config.label_pattern, "label"), _group_of(config)
@@ -393,7 +394,7 @@ def _read_manifest(manifest: Path, root: Path, config: PreprocessConfig, notes: 
     return files
 
 
-def _read_rows(manifest: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+def read_rows(manifest: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """The header of a CSV, and its rows but empty ones, each with the line it ends at."""
     import csv
 

@@ -12,6 +12,7 @@ import ctypes
 import errno
 import glob
 import math
+import mmap
 import os
 import queue
 import socket
@@ -241,6 +242,16 @@ def remove_leftovers(path: Path) -> None:
     """Remove what `replacing` left beside `path` in processes that were killed; for whoever alone writes there now."""
     for beside in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         beside.unlink(missing_ok=True)
+
+
+def forget_pages(array: NDArray[Any]) -> None:
+    """Give back the memory of what was read of a memory map: pages of the file would add up to all of it.
+
+    Nothing happens to an array of another kind.
+    """
+    mapped = getattr(array, "_mmap", None)
+    if isinstance(mapped, mmap.mmap):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 @contextlib.contextmanager

@@ -138,7 +138,7 @@ def interval(
 ) -> tuple[float, float, float]:
     """A score of speakers' answers, with the limits between which 95 % of the bootstrap's lie."""
     scores = [score(*(a[draw.integers(len(a), size=len(a))] for a in answers)) for _ in range(2000)]
-    low, high = np.percentile(scores, [2.5, 97.5])
+    low, high = np.nanpercentile(scores, [2.5, 97.5])  # nan: of a draw that holds nothing to count
     return round(score(*answers), 4), round(float(low), 4), round(float(high), 4)
 
 

@@ -51,6 +51,24 @@ def alone(count: int) -> list[int]:
 # -------------------------------------------------------------------------------------------- levels and flags
 
 
+def test_loud_over_quiet_is_the_ratio_of_frame_powers() -> None:
+    """Against percentiles of librosa-like frames, worked clip by clip; an offset and the clips' order are no matter."""
+    draw = np.random.default_rng(0)
+    waves = [voice(0), to_int16(200 + 50 * draw.standard_normal(RATE)), voice(1, 0.7), np.zeros(RATE, np.int16),
+             to_int16(draw.standard_normal(50) * 99)]  # fmt: skip
+    samples, offset, length = planting.joined(waves)
+    found = audit.loud_over_quiet_db(samples, offset, length, RATE)
+    assert np.array_equal(audit.loud_over_quiet_db(samples, offset[::-1], length[::-1], RATE), found[::-1])
+    for wave, decibels in zip(waves, found, strict=True):
+        frames = [wave[start : start + 320] for start in range(0, max(len(wave) - 319, 1), 320)]
+        power = np.sort([max(float(frame.astype(np.float64).var()), 1 / 12) for frame in frames])
+        loud, quiet = (power[round(share * (len(power) - 1))] for share in (0.95, 0.2))
+        assert decibels == pytest.approx(10 * np.log10(loud / quiet), abs=1e-4)
+    assert found[0] > 20
+    assert found[1] < 3
+    assert found[3] == found[4] == 0
+
+
 def naive_levels(samples: Wave) -> tuple[float, ...]:
     """`measure`, by the definitions, one sample at a time."""
     values = [int(value) for value in samples]

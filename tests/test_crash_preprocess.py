@@ -15,6 +15,7 @@ import soundfile
 import audit
 import preprocess as pp
 from arg import PreprocessConfig, UserError
+from relabel import read_record
 from tests.crash import Died, dies_at
 from util import replacing
 
@@ -59,6 +60,7 @@ def outcome(work: Path) -> dict[str, Any]:
         "store": pp.load_store(work),
         "samples": [waves[c.offset : c.offset + c.length].tolist() for c in clips.itertuples()],
         "picture": (work / pp.PICTURE).read_text(),
+        "decisions": read_record(work),
         "files": sorted(path.name for path in work.iterdir()),
     }
 
@@ -107,6 +109,16 @@ def test_a_later_run_with_new_and_changed_clips(root: Path, tmp_path: Path) -> N
     (root / "no" / "s3_nohash_0.wav").unlink()
     assert at_every_step(lambda: pp.preprocess(PreprocessConfig(root, work, folds=2)), work, before) > 25
     assert all(known.get(name, fold) == fold for name, fold in pp.load_clips(work)[["fname", "fold"]].to_numpy())
+
+
+def test_decisions_about_clips(root: Path, tmp_path: Path) -> None:
+    """They are on record and applied, or neither; giving them again changes nothing."""
+    work, before, decisions = tmp_path / "work", tmp_path / "before", tmp_path / "suspects.csv"
+    pp.preprocess(PreprocessConfig(root, before, folds=2))
+    decisions.write_text(
+        "fname,label,suggested,action\nno/s1_nohash_0.wav,no,yes,relabel\nyes/s2_nohash_0.wav,yes,no,drop\n"
+    )
+    assert at_every_step(lambda: pp.preprocess(PreprocessConfig(None, work, relabel=decisions)), work, before) > 10
 
 
 def test_a_store_half_replaced_is_never_read(root: Path, tmp_path: Path) -> None:

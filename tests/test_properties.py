@@ -217,8 +217,8 @@ def test_a_table_is_read_as_it_was_written(rows: list[tuple[str, str, str, int, 
     rejected = pd.DataFrame({name: table.get(name, table["fname"]) for name in pp.REJECTED_COLUMNS})
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        assert pp._save(work, {"format": pp.STORE_FORMAT, "classes": [row[1] for row in rows]}, table, rejected)
-        assert not pp._save(work, json.loads((work / pp.STORE).read_text("utf-8")), table, rejected)
+        assert pp._save(work, {"format": pp.STORE_FORMAT, "classes": [row[1] for row in rows]}, table, rejected, {})
+        assert not pp._save(work, json.loads((work / pp.STORE).read_text("utf-8")), table, rejected, {})
         again = pp.load_clips(work)
         assert pp.load_store(work)["classes"] == [row[1] for row in rows]
     for column, name in enumerate(("fname", "label", "group", "fold", "peak_db")):
