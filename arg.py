@@ -6,13 +6,15 @@ Nothing heavy is imported here, so that ``-h`` answers at once; files are looked
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import io
 import math
 import re
 import shlex
 import sys
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -588,11 +590,15 @@ def parse_inference(argv: Sequence[str] | None = None) -> InferenceConfig:
 
 
 def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., int]:
-    """Make a script's `main`: what the user can mend is one line on stderr; returns the exit status."""
+    """Make a script's `main`: what the user can mend is one line on stderr; returns the exit status.
 
-    def wrapped(argv: Sequence[str] | None = None) -> int:
+    Its work, whose results are files, goes on to the end where nobody reads any more what it prints.
+    """
+
+    def status(argv: Sequence[str] | None) -> int:
         try:
             main(argv)
+            sys.stdout.flush()
         except (UserError, OSError) as error:  # OSError: a full disk, a folder that may not be read or written
             print(f"error: {error}", file=sys.stderr)
             return 2
@@ -604,4 +610,42 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., int]:
             return 130
         return 0
 
+    def wrapped(argv: Sequence[str] | None = None) -> int:
+        with _without_readers("stdout"), _without_readers("stderr"):
+            return status(argv)
+
     return wrapped
+
+
+class _Drain(io.FileIO):
+    """A stream that takes what it is given also when its reader, such as `head` or a pager, has ended."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            return memoryview(data).nbytes
+
+
+@contextlib.contextmanager
+def _without_readers(name: str) -> Iterator[None]:
+    """Have "stdout" or "stderr" of this process work without a reader in the body, unless a caller has replaced it."""
+    stream = getattr(sys, name)
+    if stream is None or stream is not getattr(sys, f"__{name}__"):
+        yield
+        return
+    stream.flush()
+    drain = io.TextIOWrapper(
+        io.BufferedWriter(_Drain(stream.fileno(), "w", closefd=False)),
+        stream.encoding,
+        stream.errors,
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
+    setattr(sys, name, drain)
+    try:
+        yield
+    finally:
+        setattr(sys, name, stream)
+        with contextlib.suppress(OSError):  # which has been said
+            drain.flush()
