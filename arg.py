@@ -24,6 +24,7 @@ TIMM_WEIGHTS = "timm:"  # RunConfig.weights where they are timm's own
 Fold = int | str  # an index, or FULL
 MANIFEST_ROLES = ("path", "label", "group", "fold", "split")  # what a column of a manifest may be
 ARCHIVES = ("speech_commands_v0.01", "speech_commands_v0.02")  # what --download fetches
+WITH_CHECK = ("work", "input_path", "sample_submission")  # the options of inference.py that go with --check
 Config = TypeVar("Config")
 
 
@@ -283,6 +284,7 @@ class InferenceConfig:
     checkpoint: str = "last"  # or "best"
     batch_size: int = 64
     precision: str = "auto"  # "auto", "32", "bf16" or "16"
+    check: Path | None = None  # a CSV to check, in place of labelling anything
 
 
 def run_name(model: str, n_mels: int, frames: int, tag: str = "") -> str:
@@ -562,7 +564,17 @@ def parse_inference(argv: Sequence[str] | None = None) -> InferenceConfig:
     parser.add_argument(
         "--precision", choices=("auto", "32", "bf16", "16"), default="auto", help="auto: 32 on a CPU, half on a GPU"
     )
+    parser.add_argument(
+        "--check",
+        type=Path,
+        metavar="CSV",
+        help="say whether this submission would be accepted, and how its labels look; goes with "
+        + ", ".join(f"--{name.replace('_', '-')}" for name in WITH_CHECK),
+    )
     a = parser.parse_args(argv)
+    other = [name for name in _given(parser, argv) if name not in ("check", *WITH_CHECK)] if a.check else []
+    option = "".join(other[:1]).replace("_", "-")
+    _require(not other, f"--check and --{option}: give one of the two, a check labels nothing")
     n_mels, frames = a.n_mels or a.size, a.frames or a.size
     if a.folds == FULL:
         folds: tuple[Fold, ...] = (FULL,)
@@ -586,7 +598,15 @@ def parse_inference(argv: Sequence[str] | None = None) -> InferenceConfig:
         checkpoint=a.checkpoint,
         batch_size=a.batch_size,
         precision=a.precision,
+        check=a.check,
     )
+
+
+def _given(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> list[str]:
+    """The options that a command line gives, by their names in the namespace; none may be required."""
+    absent = object()
+    blank = argparse.Namespace(**dict.fromkeys(vars(parser.parse_args([])), absent))  # in place of the defaults
+    return [name for name, value in vars(parser.parse_args(argv, blank)).items() if value is not absent]
 
 
 def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., int]:
