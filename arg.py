@@ -6,13 +6,15 @@ Nothing heavy is imported here, so that ``-h`` answers at once; files are looked
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import io
 import math
 import re
 import shlex
 import sys
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -22,7 +24,11 @@ TIMM_WEIGHTS = "timm:"  # RunConfig.weights where they are timm's own
 Fold = int | str  # an index, or FULL
 MANIFEST_ROLES = ("path", "label", "group", "fold", "split")  # what a column of a manifest may be
 ARCHIVES = ("speech_commands_v0.01", "speech_commands_v0.02")  # what --download fetches
+<<<<<<< ours
 NO_LIST = Path("none")  # of --relabel
+=======
+WITH_CHECK = ("work", "input_path", "sample_submission")  # the options of inference.py that go with --check
+>>>>>>> theirs
 Config = TypeVar("Config")
 
 
@@ -283,6 +289,7 @@ class InferenceConfig:
     checkpoint: str = "last"  # or "best"
     batch_size: int = 64
     precision: str = "auto"  # "auto", "32", "bf16" or "16"
+    check: Path | None = None  # a CSV to check, in place of labelling anything
 
     def __post_init__(self) -> None:
         final = self.ensemble != "weighted" or self.checkpoint == "last"
@@ -600,8 +607,22 @@ def parse_inference(argv: Sequence[str] | None = None) -> InferenceConfig:
     parser.add_argument(
         "--precision", choices=("auto", "32", "bf16", "16"), default="auto", help="auto: 32 on a CPU, half on a GPU"
     )
+    parser.add_argument(
+        "--check",
+        type=Path,
+        metavar="CSV",
+        help="say whether this submission would be accepted, and how its labels look; goes with "
+        + ", ".join(f"--{name.replace('_', '-')}" for name in WITH_CHECK),
+    )
     a = parser.parse_args(argv)
+<<<<<<< ours
     size, runs = _named_runs(a)
+=======
+    other = [name for name in _given(parser, argv) if name not in ("check", *WITH_CHECK)] if a.check else []
+    option = "".join(other[:1]).replace("_", "-")
+    _require(not other, f"--check and --{option}: give one of the two, a check labels nothing")
+    n_mels, frames = a.n_mels or a.size, a.frames or a.size
+>>>>>>> theirs
     if a.folds == FULL:
         folds: tuple[Fold, ...] = (FULL,)
     elif a.folds is None:
@@ -625,9 +646,11 @@ def parse_inference(argv: Sequence[str] | None = None) -> InferenceConfig:
         checkpoint=a.checkpoint,
         batch_size=a.batch_size,
         precision=a.precision,
+        check=a.check,
     )
 
 
+<<<<<<< ours
 def parse_report(argv: Sequence[str] | None = None) -> ReportConfig:
     parser = _parser(
         "report.py",
@@ -673,14 +696,25 @@ def _named_runs(a: argparse.Namespace) -> tuple[tuple[int, int] | None, tuple[st
     n_mels, frames = a.n_mels or size, a.frames or size
     models = (a.model or MODEL).split(",")
     return (n_mels, frames), tuple(dict.fromkeys(run_name(model, n_mels, frames, a.tag) for model in models))
+=======
+def _given(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> list[str]:
+    """The options that a command line gives, by their names in the namespace; none may be required."""
+    absent = object()
+    blank = argparse.Namespace(**dict.fromkeys(vars(parser.parse_args([])), absent))  # in place of the defaults
+    return [name for name, value in vars(parser.parse_args(argv, blank)).items() if value is not absent]
+>>>>>>> theirs
 
 
 def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., int]:
-    """Make a script's `main`: what the user can mend is one line on stderr; returns the exit status."""
+    """Make a script's `main`: what the user can mend is one line on stderr; returns the exit status.
 
-    def wrapped(argv: Sequence[str] | None = None) -> int:
+    Its work, whose results are files, goes on to the end where nobody reads any more what it prints.
+    """
+
+    def status(argv: Sequence[str] | None) -> int:
         try:
             main(argv)
+            sys.stdout.flush()
         except (UserError, OSError) as error:  # OSError: a full disk, a folder that may not be read or written
             print(f"error: {error}", file=sys.stderr)
             return 2
@@ -692,4 +726,42 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., int]:
             return 130
         return 0
 
+    def wrapped(argv: Sequence[str] | None = None) -> int:
+        with _without_readers("stdout"), _without_readers("stderr"):
+            return status(argv)
+
     return wrapped
+
+
+class _Drain(io.FileIO):
+    """A stream that takes what it is given also when its reader, such as `head` or a pager, has ended."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            return memoryview(data).nbytes
+
+
+@contextlib.contextmanager
+def _without_readers(name: str) -> Iterator[None]:
+    """Have "stdout" or "stderr" of this process work without a reader in the body, unless a caller has replaced it."""
+    stream = getattr(sys, name)
+    if stream is None or stream is not getattr(sys, f"__{name}__"):
+        yield
+        return
+    stream.flush()
+    drain = io.TextIOWrapper(
+        io.BufferedWriter(_Drain(stream.fileno(), "w", closefd=False)),
+        stream.encoding,
+        stream.errors,
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
+    setattr(sys, name, drain)
+    try:
+        yield
+    finally:
+        setattr(sys, name, stream)
+        with contextlib.suppress(OSError):  # which has been said
+            drain.flush()

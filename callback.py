@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import signal
@@ -186,9 +187,9 @@ class Signals:
         if number == signal.SIGINT and self.received:
             raise KeyboardInterrupt
         if self.received is None:
-            os.write(
-                2, b"stopping after this batch, once it is saved; Ctrl-C stops at once\n"
-            )  # print may be under way
+            with contextlib.suppress(OSError):  # nobody reads it
+                # print may be under way
+                os.write(2, b"stopping after this batch, once it is saved; Ctrl-C stops at once\n")
         self.received = signal.Signals(number)
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from arg import InferenceConfig, RunConfig, UserError, command, parse_inference
 from results import BAD, SCRATCH, Results, partial_results
-from submission import Form, read_form, write_submission
+from submission import ClipForm, probabilities_path, read_form, write_submission
 from util import (
     clock,
     format_accuracy,
@@ -49,7 +49,13 @@ HALF_TOLERANCE = 0.02  # largest difference of a probability from float32's
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    infer(parse_inference(argv))
+    config = parse_inference(argv)
+    if config.check is not None:
+        from check import check
+
+        check(config)
+    else:
+        infer(config)
 
 
 def infer(config: InferenceConfig) -> None:
@@ -283,8 +289,10 @@ def pinned(batch: Batch) -> Batch:
 # ----------------------------------------------------------------------------------------------- the submission
 
 
-def report(config: InferenceConfig, form: Form, clips: TestClips, ensemble: Ensemble, results: Results) -> None:
-    """Write the submission and the probabilities beside it; where labels are known, say how good it is."""
+def report(config: InferenceConfig, form: ClipForm, clips: TestClips, ensemble: Ensemble, results: Results) -> None:
+    """Write the submission and the probabilities beside it, and say how the labels look; where known, how good."""
+    from check import tell_labels
+
     counts = ensemble.models[0].config.class_counts
     prior = np.array(counts, np.float32) / sum(counts)  # what is known of a clip that cannot be read
     right = labelled = bad = 0
@@ -304,13 +312,14 @@ def report(config: InferenceConfig, form: Form, clips: TestClips, ensemble: Ense
         bad += int(unread.sum())
         return rows
 
-    beside_name = write_submission(config.output, form, ensemble.classes, rows_at)
+    written = write_submission(config.output, form, ensemble.classes, rows_at)
+    tell_labels(written, written.near_ties, ensemble.classes, np.array(counts))
     if bad:
         print(f"warning: {bad} clips could not be read and got the largest class", file=sys.stderr)
     if labelled:
         left_out = f", without {bad} that could not be read" if bad else ""
         print(f"test accuracy {format_accuracy(right / labelled, labelled)}{left_out}")
-    print(f"{config.output}: {len(form.ids):,} clips; probabilities in {beside_name}")
+    print(f"{config.output}: {len(form.ids):,} clips; probabilities in {probabilities_path(config.output)}")
 
 
 if __name__ == "__main__":

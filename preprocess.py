@@ -35,7 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arg import NO_LIST, PreprocessConfig, UserError, command, parse_preprocess
-from util import clock, flush_folder, locked, progress, replacing
+from util import clock, flush_folder, locked, main_module_hidden, progress, replacing
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -406,7 +406,8 @@ class _Process(Generic[Result]):
         context.set_forkserver_preload(["preprocess", "audit", "soundfile", "soxr"])
         self.pipe, theirs = context.Pipe()
         self._process = context.Process(target=_work, args=(theirs, self._task), daemon=True)
-        self._process.start()
+        with main_module_hidden():
+            self._process.start()
         theirs.close()
         self._started = False
         for part in self.parts:
@@ -1244,4 +1245,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from preprocess import main as imported  # so that decoding processes find what they do: see main_module_hidden
+
+    sys.exit(imported())

@@ -24,7 +24,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from arg import Fold, RunConfig, Stopped, TrainConfig, UserError
-from util import clock, end_with_parent, keep_memory
+from util import clock, end_with_parent, keep_memory, main_module_hidden
 
 if TYPE_CHECKING:
     from callback import Report
@@ -82,7 +82,8 @@ class Worker:
         self.process = spawn.Process(target=_work, args=(theirs, config, device, threads))
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: a Ctrl-C is for the parent alone
         try:
-            self.process.start()
+            with main_module_hidden():
+                self.process.start()
         finally:
             signal.signal(signal.SIGINT, before)
         theirs.close()  # so that its end is noticed here

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from arg import InferenceConfig, RunConfig, UserError
+from check import is_test_root
 from dataset import Clips, Store, gather
 from preprocess import CLIPS, STORE, decode_stream, load_rejected
 from source import ClipFolder
@@ -118,8 +119,7 @@ def find_clips_to_label(config: InferenceConfig, run: RunConfig) -> TestClips:
     if config.input_path is None:
         assert store is not None
         return _store_clips(config, store, run)
-    folder = config.input_path.resolve()
-    ours = store is not None and store.test_root in (folder, folder / "audio")
+    ours = store is not None and is_test_root(store.test_root, config.input_path)
     files = ClipFolder.scan(config.input_path)
     index = {name: position for position, name in enumerate(run.classes)}
     return FolderClips(

@@ -19,6 +19,7 @@ import socket
 import sys
 import threading
 import time
+import types
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -360,6 +361,22 @@ def end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=wait, name="end with parent", daemon=True).start()
+
+
+@contextlib.contextmanager
+def main_module_hidden() -> Iterator[None]:
+    """Keep processes that are started in the body, by spawn or forkserver, from importing this one's script again.
+
+    Each would do that to find what it defines, and so do again what a script does without
+    ``if __name__ == "__main__"``: prepare data, for one, which waits for the lock that the first process holds. What
+    such a process is to do must be in another module.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")  # without a file: nothing to import
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 # ------------------------------------------------------------------------------------------------------- names

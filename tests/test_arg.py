@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -128,3 +129,34 @@ def test_nothing_heavy_is_imported_before_the_arguments_are_parsed() -> None:
     root = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_work_goes_on_when_nobody_reads_what_it_prints(stream: str, tmp_path: Path) -> None:
+    """As in `python train.py | head -1`: 1 MB is more than any pipe or buffer holds."""
+    code = f"""
+import sys
+from pathlib import Path
+from typing import Any
+from arg import UserError, command
+
+@command
+def main(argv=None):
+    print("first", file=sys.{stream}, flush=True)
+    print("x" * 1_000_000, file=sys.{stream})
+    Path(argv[0]).write_text("done")
+    raise UserError("which nobody reads either")
+
+sys.exit(main(sys.argv[1:]))
+"""
+    root, other = Path(__file__).parents[1], "stderr" if stream == "stdout" else "stdout"
+    pipes: dict[str, Any] = {stream: subprocess.PIPE, other: subprocess.PIPE}
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "result")], cwd=root, text=True, **pipes)
+    reader, rest = getattr(process, stream), getattr(process, other)
+    assert reader.readline() == "first\n"
+    reader.close()
+    with process, rest:
+        said = rest.read()
+    assert process.returncode == 2
+    assert (tmp_path / "result").read_text() == "done"
+    assert said == ("error: which nobody reads either\n" if stream == "stdout" else "")

@@ -645,7 +645,7 @@ def test_ids_are_matched_as_a_dictionary_would() -> None:
 def test_a_submission_in_blocks_is_that_in_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     monkeypatch.setattr(submission, "BLOCK_ROWS", 3)
     names = [f"{number:02},x" for number in range(count)]
-    rows = np.random.default_rng(0).random((count, 3), np.float32)
+    rows = np.random.default_rng(0).dirichlet(np.ones(3), count).astype(np.float32)
     form = read_form(None, Names(names[::-1]), CLASSES)
     write_submission(tmp_path / "out.csv", form, CLASSES, lambda index: rows[::-1][index])
     full = pd.DataFrame(rows, columns=list(CLASSES))

@@ -891,6 +891,23 @@ def test_two_runs_at_once(tmp_path: Path) -> None:
     assert (work / pp.WAVES).stat().st_size == 12 * 3200
 
 
+def test_a_script_without_a_main_guard(tmp_path: Path) -> None:
+    """It runs once: decoding processes do not import it, to wait there for the lock that it holds."""
+    root, work, script = fill(tmp_path / "data"), tmp_path / "work", tmp_path / "script.py"
+    script.write_text(f"""
+import sys
+from pathlib import Path
+sys.path.insert(0, {str(REPOSITORY)!r})
+from arg import PreprocessConfig
+from preprocess import preprocess
+print("once")
+preprocess(PreprocessConfig(Path({str(root)!r}), Path({str(work)!r})))
+""")
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.count("once") == 1
+    assert len(pp.load_clips(work)) == 12
+
+
 # -------------------------------------------------------------------------------------------------------- errors
 
 

@@ -1,0 +1,259 @@
+"""What a submission's check finds, and when its labels are warned of."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import chi2_contingency
+
+import inference
+import submission
+from arg import UserError
+from check import Ints, label_warnings, shift_test
+from model import save_checkpoint
+from submission import Form, check_submission, read_form, write_submission
+from tests.conftest import CLASSES, one_error_line
+from tests.test_arg import RUN
+from util import Names
+
+ROOT = Path(__file__).parents[1]
+IDS = ("a.wav", "b,c.wav", "d.wav", "é.wav")
+LABELS = Form(("fname", "label"), Names(IDS), probabilities=False)
+SHARES = Form(("id", "sweep", "high", "low"), Names(IDS[:2]), probabilities=True)
+GOOD = 'fname,label\na.wav,high\n"b,c.wav",low\nd.wav,high\né.wav,sweep\n'
+
+
+def problems(path: Path, content: str | bytes, form: Form = LABELS) -> tuple[str, ...]:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return check_submission(path, form, CLASSES).problems
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        GOOD,
+        GOOD.rstrip("\n"),
+        GOOD.replace("\n", "\r\n") + "\r\n\r\n",
+        "".join(f'"{a}","{b}"\n' for a, b in [LABELS.header, *zip(IDS, ["low"] * 4, strict=True)]),
+        b"\xef\xbb\xbf" + GOOD.encode(),
+    ],
+)
+def test_what_platforms_take(content: str | bytes, tmp_path: Path) -> None:
+    assert problems(tmp_path / "s.csv", content) == ()
+    remarks = check_submission(tmp_path / "s.csv", LABELS, CLASSES).remarks
+    assert len(remarks) == isinstance(content, bytes)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("d.wav,high\n", "", ["missing ids: 1 (d.wav)"]),
+        ("d.wav,high\n", "d.wav,high\na.wav,low\n", ["doubled ids: 1 (line 5 a.wav)"]),
+        ("d.wav", "x\x1b.wav", ["unknown ids: 1 (line 4 x\N{REPLACEMENT CHARACTER}.wav)", "missing ids: 1 (d.wav)"]),
+        ("a.wav,high\n", "é.wav,low\na.wav,high\n", ["rows out of order: 1 (line 3 a.wav)", "doubled ids: 1 (line 6"]),
+        ("fname,label", "label,fname", ["its header is label,fname, not fname,label"]),
+        ("fname,label\n", "", ["its header is a.wav,high, not fname,label", "missing ids: 1 (a.wav)"]),
+        ("a.wav,high", "a.wav,high ", ["labels that are no class: 1 (line 2 a.wav: high )"]),
+        ("a.wav,high", "a.wav,High", ["labels that are no class: 1 (line 2 a.wav: High)"]),
+        ("a.wav,high", "a.wav,", ["rows with an empty cell: 1 (line 2 a.wav)"]),
+        ("a.wav,high", "a.wav", ["rows without exactly 2 cells: 1 (line 2 a.wav has 1)"]),
+        ("a.wav,high", "a.wav,high,1", ["rows without exactly 2 cells: 1 (line 2 a.wav has 3)"]),
+        ("é.wav,sweep\n", 'é.wav,"sweep', ["cannot be read further on: 1 (line 5: unexpected end of data)", "missing"]),
+        (GOOD, "", ["its header is missing, not fname,label", "missing ids: 4 (a.wav, b,c.wav, d.wav, ...)"]),
+    ],
+)  # fmt: skip
+def test_what_would_be_rejected(old: str, new: str, expected: list[str], tmp_path: Path) -> None:
+    found = problems(tmp_path / "s.csv", GOOD.replace(old, new, 1))
+    assert len(found) == len(expected), found
+    assert all(text in line for text, line in zip(expected, found, strict=True)), found
+
+
+def test_other_encodings_and_bad_samples(tmp_path: Path) -> None:
+    assert problems(tmp_path / "s.csv", GOOD.encode("utf-16"))[1].startswith("it is not UTF-8 further on")
+    with pytest.raises(UserError, match=r"a\.wav: stands more than once"):
+        problems(tmp_path / "s.csv", GOOD, Form(LABELS.header, Names(["a.wav", "b.wav", "a.wav"]), False))
+
+
+def test_rows_in_any_order_and_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against counting by hand, in blocks of three."""
+    monkeypatch.setattr(submission, "BLOCK_ROWS", 3)
+    draw = np.random.default_rng(0)
+    ids = [f"{number}.wav" for number in range(12)]
+    form = Form(LABELS.header, Names(ids), probabilities=False)
+    for _ in range(50):
+        rows = draw.integers(0, 15, draw.integers(1, 20)).tolist()
+        table = pd.DataFrame({"fname": [f"{row}.wav" for row in rows], "label": "low"})
+        first = list(dict.fromkeys(row for row in rows if row < 12))
+        expected = {
+            "unknown ids": sum(row >= 12 for row in rows),
+            "doubled ids": sum(row < 12 for row in rows) - len(first),
+            "rows out of order": sum(one > other for one, other in pairwise(first)),
+            "missing ids": 12 - len(first),
+        }
+        found = dict(
+            re.findall(
+                r"^([a-z ]+): (\d+) ", "\n".join(problems(tmp_path / "s.csv", table.to_csv(index=False), form)), re.M
+            )
+        )
+        assert {kind: int(number) for kind, number in found.items()} == {k: n for k, n in expected.items() if n}
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ("0.5,0.2,0.3", ""),
+        ("0.333,0.333,0.333", ""),
+        ("1e-3,0.999,0", ""),
+        ("0.5,0.2,0.2", "rows whose probabilities do not sum to 1: 1 (line 2 a.wav: 0.9)"),
+        ("nan,0.5,0.5", "rows whose probabilities are not all numbers from 0 to 1: 1 (line 2 a.wav)"),
+        ("inf,-inf,1", "rows whose probabilities are not all numbers"),
+        ("-0.1,0.6,0.5", "rows whose probabilities are not all numbers"),
+        ("low,0.5,0.5", "rows whose probabilities are not all numbers"),
+        (",0.5,0.5", "rows with an empty cell: 1 (line 2 a.wav)"),
+    ],
+)
+def test_probability_columns(row: str, expected: str, tmp_path: Path) -> None:
+    path = tmp_path / "s.csv"
+    found = problems(path, f'id,sweep,high,low\na.wav,{row}\n"b,c.wav",0.1,0.4,0.5\n', SHARES)
+    assert expected in "".join(found)
+    assert len(found) == (expected != "")
+    check = check_submission(path, SHARES, CLASSES)
+    assert check.predicted[1] == CLASSES.index("low")
+    assert check.near_ties == (1 + (row == "0.333,0.333,0.333"))  # 0.4 and 0.5 are one, in floating point
+
+
+# ---------------------------------------------------------------------------------------------------- distribution
+
+
+def test_the_test_of_shift_is_scipys() -> None:
+    count, training = np.array([60, 30, 10, 2, 1]), np.array([500, 300, 250, 20, 5])
+    p, moved = shift_test(count, training)
+    pooled = [[60, 30, 10 + 2 + 1], [500, 300, 250 + 20 + 5]]  # 2.0 and 0.5 are expected of the rarest, 23 of the third
+    assert p == pytest.approx(chi2_contingency(pooled, correction=False).pvalue, rel=1e-9)
+    assert moved == pytest.approx(0.5 * np.abs(count / 103 - training / 1075).sum())
+    assert shift_test(np.array([1, 2]), training[:2])[0] is None
+
+
+@pytest.mark.parametrize("clips", [1, 6, 60, 1000, 1_000_000])
+@pytest.mark.parametrize("classes", [2, 30])
+def test_chance_warns_of_nothing(clips: int, classes: int) -> None:
+    draw = np.random.default_rng(clips)
+    training = draw.integers(5, 2000, classes)
+    share = training / training.sum()
+    names = tuple(map(str, range(classes)))
+    warned = sum(bool(label_warnings(draw.multinomial(clips, share), training, names)) for _ in range(300))
+    assert warned <= 3
+    slightly = (share * draw.uniform(0.9, 1.1, classes)) / (share * draw.uniform(0.9, 1.1, classes)).sum()
+    assert not label_warnings(draw.multinomial(1_000_000, slightly / slightly.sum()), training, names)
+
+
+@pytest.mark.parametrize(
+    ("count", "warning"),
+    [
+        ([950, 20, 30], "95.0% of the labels are a, in training 40.0%"),
+        ([0, 0, 1000], "100.0% of the labels are c, in training 20.0%"),
+        ([500, 0, 500], "classes that no clip is given: 1 of 3, b (40.0% in training)"),
+        ([150, 200, 650], "65.0% of the labels are c, in training 20.0%"),
+        ([300, 300, 400], "not distributed as in training: c 40.0% for 20.0%, "),
+    ],
+)
+def test_a_collapse_or_a_shift_is_said(count: list[int], warning: str) -> None:
+    training: Ints = np.array([800, 800, 400])
+    (said,) = label_warnings(np.array(count), training, ("a", "b", "c"))
+    assert warning in said
+
+
+# ------------------------------------------------------------------------------------------------------- the command
+
+
+@pytest.fixture
+def good(store_work: Path, tmp_path: Path) -> Path:
+    """What the store's test clips are labelled with, as it should be, and probabilities that fit."""
+    fnames = sorted(f"{kind}/t{n}_nohash_0.wav" for kind in CLASSES for n in range(2))
+    table = pd.DataFrame({"fname": fnames, "label": [Path(name).parent.name for name in fnames]})
+    table.to_csv(tmp_path / "s.csv", index=False)
+    beside = pd.DataFrame({"fname": fnames} | {name: 0.1 + 0.7 * (table["label"] == name) for name in CLASSES})
+    beside.to_csv(tmp_path / "s_probabilities.csv", index=False)
+    return tmp_path / "s.csv"
+
+
+def check(path: Path, *options: Path | str) -> int:
+    return inference.main(["--check", str(path), *map(str, options)])
+
+
+def test_a_submission_is_checked_against_the_store(
+    good: Path, store_work: Path, data_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check(good, "-w", store_work) == 0
+    said = capsys.readouterr()
+    assert said.out.splitlines()[1:] == [
+        "near a tie: 0 labels (0.0%), whose two best classes are within 0.1",
+        f"{good}: would be accepted, 6 rows as in the test clips of {store_work}",
+    ]
+    assert not said.err
+    assert check(good, "-w", store_work, "-i", data_root / "test") == 0
+    beside = good.with_name("s_probabilities.csv")
+    beside.write_text(beside.read_text().replace("0.8", "0.05").replace("0.1,", "0.85,"))
+    capsys.readouterr()
+    assert check(good, "-w", store_work) == 0
+    assert "s_probabilities.csv: not used" in capsys.readouterr().err
+
+    good.write_text(good.read_text().replace("low", "deep"))
+    assert check(good, "-w", store_work) == 2
+    said = capsys.readouterr()
+    assert "unknown ids: 2 (line 4 deep/t0_nohash_0.wav, line 5 deep/t1_nohash_0.wav)" in said.out
+    assert said.err.splitlines()[-1].startswith(f"error: {good}: would be rejected, 3 problems, compared with the")
+
+
+def test_a_submission_is_checked_against_a_sample(good: Path, store_work: Path, tmp_path: Path) -> None:
+    sample = tmp_path / "sample.csv"
+    sample.write_text("".join(reversed(good.read_text().replace("fname,label\n", "").splitlines(keepends=True))))
+    sample.write_text("id,word\n" + sample.read_text())
+    assert check(good, "-w", store_work, "--sample-submission", sample) == 2
+    assert check(sample, "-w", store_work, "--sample-submission", sample) == 0
+
+
+def test_no_torch_is_needed(good: Path, store_work: Path) -> None:
+    code = (
+        "import sys, inference; inference.main(sys.argv[1:]); print({'torch', 'librosa', 'sklearn'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", code, "--check", str(good), "-w", str(store_work)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-2:] == [
+        f"{good}: would be accepted, 6 rows as in the test clips of {store_work}",
+        "set()",
+    ]
+
+
+@pytest.mark.parametrize("options", [["-m", "resnet18"], ["-a", "y"], ["--output", "x.csv"], ["-f", "2"], ["-t", "64"]])
+def test_other_options_do_not_go_with_a_check(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(Path("s.csv"), *options) == 2
+    assert "a check labels nothing" in one_error_line(capsys)
+
+
+def test_without_classes_or_ids(good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(good, "-w", tmp_path / "nothing") == 2
+    assert "neither a store nor a run" in one_error_line(capsys)
+    save_checkpoint(tmp_path / "work" / "runs" / "some" / "fold0" / "last.ckpt", RUN, {}, finished=True)
+    assert check(good, "-w", tmp_path / "work") == 2
+    assert "no store to tell the ids" in one_error_line(capsys)
+    (tmp_path / "a.wav").touch()
+    good.write_text("fname,label\na.wav,b\n")
+    assert check(good, "-w", tmp_path / "work", "-i", tmp_path) == 0
+
+
+def test_nothing_is_written_that_would_be_rejected(tmp_path: Path) -> None:
+    output = tmp_path / "out.csv"
+    output.write_text("stays")
+    form = read_form(None, Names(["a.wav"]), CLASSES)
+    with pytest.raises(UserError, match="not written, since it would be rejected: rows whose probabilities do not sum"):
+        write_submission(output, form, CLASSES, lambda _: np.full((1, 3), 0.5, np.float32))
+    assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
+    assert output.read_text() == "stays"
