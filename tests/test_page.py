@@ -138,7 +138,7 @@ def test_media_are_lossless_where_all_fit_else_small() -> None:
     assert roomy.codec == "FLAC"
     needed = sum(map(len, filter(None, roomy.audio + roomy.mel)))
     assert clip_media(waves, 8000, mel, needed) == roomy
-    tight = clip_media(waves, 8000, mel, needed // 2)
+    tight = clip_media(waves, 8000, mel, needed // 4)
     assert tight.codec == "Opus"
     kept = sum(sound is not None for sound in tight.audio)
     assert 0 < kept < 6
@@ -146,7 +146,7 @@ def test_media_are_lossless_where_all_fit_else_small() -> None:
         (sound is None) == (image is None) == (i >= kept)
         for i, (sound, image) in enumerate(zip(*tight[:2], strict=True))
     )
-    assert sum(map(len, filter(None, tight.audio + tight.mel))) <= needed // 2
+    assert sum(map(len, filter(None, tight.audio + tight.mel))) <= needed // 4
 
 
 def test_flac_is_the_clip_itself_and_opus_as_long() -> None:
@@ -223,12 +223,9 @@ def test_the_matrix_is_used_by_keyboard(tab: Tab, report: dict[str, Any]) -> Non
     focused = tab.evaluate("({...document.activeElement.dataset})")
     assert focused == {"given": str(order[1]), "predicted": str(order[0])}
     assert tab.evaluate("document.querySelectorAll('.matrix td[tabindex=\"0\"]').length") == 1
-    tab.evaluate("document.querySelector('.matrix td.right').focus()")
+    tab.press("ArrowRight")
     tab.press("Enter")
-    assert (
-        tab.evaluate(CARDS) == listed(report, label=order[1], predicted=order[0])[:24]
-        or report["confusion"]["counts"][order[1]][order[0]] == 0
-    )
+    assert tab.evaluate(CARDS) == listed(report, label=order[1], predicted=order[1])[:24]
 
 
 def test_filters_show_exactly_their_clips(tab: Tab, report: dict[str, Any]) -> None:
@@ -255,7 +252,7 @@ def test_a_clip_can_be_heard(tab: Tab) -> None:
     assert 0.3 < duration < 1.1  # recorded words and tones of about a second
     tab.click(".play")
     assert tab.wait_for("document.querySelector('audio').currentTime > 0")
-    assert tab.wait_for("document.querySelector('.card img').naturalWidth") == 96
+    assert tab.wait_for("document.querySelector('.card img').naturalWidth") == 64
 
 
 def test_the_theme_can_be_changed(tab: Tab) -> None:
@@ -285,9 +282,9 @@ def test_hostile_names_are_text_and_nothing_was_loaded_or_complained_of(tab: Tab
 
 def test_the_policy_stops_what_would_slip_through(tab: Tab) -> None:
     """Were a name ever taken for markup, its handler would not run and its picture not be fetched."""
-    before = len(tab.requested())
     tab.evaluate(f"document.body.insertAdjacentHTML('beforeend', {json.dumps(HOSTILE)})")
     tab.wait_for("document.images[document.images.length - 1].complete")
+    blocked = [params.get("blockedReason") for method, params in tab.events if method == "Network.loadingFailed"]
+    assert blocked == ["csp"]
     assert not [method for method, _ in tab.events if method == "Page.javascriptDialogOpening"]
-    assert any("Content Security Policy" in complaint for complaint in tab.complaints())
-    assert len([url for url in tab.requested()[before:] if not url.startswith("data:")]) <= 1
+    assert any("inline event handler" in complaint for complaint in tab.complaints())
