@@ -24,11 +24,8 @@ TIMM_WEIGHTS = "timm:"  # RunConfig.weights where they are timm's own
 Fold = int | str  # an index, or FULL
 MANIFEST_ROLES = ("path", "label", "group", "fold", "split")  # what a column of a manifest may be
 ARCHIVES = ("speech_commands_v0.01", "speech_commands_v0.02")  # what --download fetches
-<<<<<<< ours
 NO_LIST = Path("none")  # of --relabel
-=======
 WITH_CHECK = ("work", "input_path", "sample_submission")  # the options of inference.py that go with --check
->>>>>>> theirs
 Config = TypeVar("Config")
 
 
@@ -615,14 +612,10 @@ def parse_inference(argv: Sequence[str] | None = None) -> InferenceConfig:
         + ", ".join(f"--{name.replace('_', '-')}" for name in WITH_CHECK),
     )
     a = parser.parse_args(argv)
-<<<<<<< ours
-    size, runs = _named_runs(a)
-=======
     other = [name for name in _given(parser, argv) if name not in ("check", *WITH_CHECK)] if a.check else []
     option = "".join(other[:1]).replace("_", "-")
     _require(not other, f"--check and --{option}: give one of the two, a check labels nothing")
-    n_mels, frames = a.n_mels or a.size, a.frames or a.size
->>>>>>> theirs
+    size, runs = _named_runs(a)
     if a.folds == FULL:
         folds: tuple[Fold, ...] = (FULL,)
     elif a.folds is None:
@@ -650,7 +643,6 @@ def parse_inference(argv: Sequence[str] | None = None) -> InferenceConfig:
     )
 
 
-<<<<<<< ours
 def parse_report(argv: Sequence[str] | None = None) -> ReportConfig:
     parser = _parser(
         "report.py",
@@ -696,13 +688,13 @@ def _named_runs(a: argparse.Namespace) -> tuple[tuple[int, int] | None, tuple[st
     n_mels, frames = a.n_mels or size, a.frames or size
     models = (a.model or MODEL).split(",")
     return (n_mels, frames), tuple(dict.fromkeys(run_name(model, n_mels, frames, a.tag) for model in models))
-=======
+
+
 def _given(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> list[str]:
     """The options that a command line gives, by their names in the namespace; none may be required."""
     absent = object()
     blank = argparse.Namespace(**dict.fromkeys(vars(parser.parse_args([])), absent))  # in place of the defaults
     return [name for name, value in vars(parser.parse_args(argv, blank)).items() if value is not absent]
->>>>>>> theirs
 
 
 def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., int]:
