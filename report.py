@@ -75,8 +75,11 @@ def export(path: Path, clips: HeldOut, findings: Findings) -> None:
     from reporting.suspects import write_suspects
 
     count = write_suspects(path, findings.table, clips.classes, findings.judged, read_record(clips.work))
-    again = shlex.join(["python", "preprocess.py", "-i", str(clips.root), "-w", str(clips.work), "--relabel", str(path)])
-    print(f"{path}: {count:,} clips to listen to; fill in its action column (relabel, drop, keep), then\n  {again}")
+    options = ["-i", str(clips.root), "-w", str(clips.work), "--relabel", str(path)]
+    print(
+        f"{path}: {count:,} clips to listen to; fill in its action column (relabel, drop, keep), then\n"
+        f"  {shlex.join(['python', 'preprocess.py', *options])} (and the other options given then)"
+    )
 
 
 def media_of(clips: HeldOut, runs: Sequence[Run]) -> Callable[[NDArray[np.int64]], Media]:

@@ -192,7 +192,9 @@ def method(clips: HeldOut) -> list[str]:
 
 
 def _rate(interval: Interval) -> tuple[float | None, float | None, float | None]:
-    value, low, high = (float(one) if np.isfinite(one) else None for one in (interval.value, interval.low, interval.high))
+    value, low, high = (
+        float(one) if np.isfinite(one) else None for one in (interval.value, interval.low, interval.high)
+    )
     return value, low, high
 
 
@@ -286,7 +288,8 @@ def ensemble_verdict(ensembles: Ensembles) -> str:
         return f"{METHODS[choice.method].capitalize()}: the lowest log loss of the four."
     return (
         f"{METHODS[choice.method].capitalize()}: its log loss is {choice.excess[choice.method]:.4f} above that of "
-        f"{METHODS[choice.lowest]}, within the uncertainty of {choice.half_width[choice.method]:.4f}, and it is simpler."
+        f"{METHODS[choice.lowest]}, within the uncertainty of {choice.half_width[choice.method]:.4f}, and it is the "
+        "simpler one."
     )
 
 
@@ -424,14 +427,25 @@ def _gain(ensembles: Ensembles, comparison: tuple[System, System, Comparison]) -
     _, run, found = comparison
     if ensembles.choice.method == "single":
         return f"No ensemble is clearly better than the best run alone. {ensemble_verdict(ensembles)}"
-    gain = f"{100 * found.accuracy.value:+.2f} points ({100 * found.accuracy.low:+.2f} to {100 * found.accuracy.high:+.2f})"
-    return f"Against the best run, {run.name}, it gains {gain}. {ensemble_verdict(ensembles)}"
+    return f"Against the best run, {run.name}, it gains {points(found.accuracy)}. {ensemble_verdict(ensembles)}"
 
 
 def percent(interval: Interval) -> str:
     """94.2 % (93.6 to 94.8)."""
     value, low, high = (100 * one for one in (interval.value, interval.low, interval.high))
     return f"{value:.1f} % ({low:.1f} to {high:.1f})"
+
+
+def points(difference: Interval) -> str:
+    """+0.52 points (-0.10 to +1.14)."""
+    value, low, high = (100 * one for one in (difference.value, difference.low, difference.high))
+    return f"{value:+.2f} points ({low:+.2f} to {high:+.2f})"
+
+
+def points(difference: Interval) -> str:
+    """+0.52 points (-0.10 to +1.14)."""
+    value, low, high = (100 * one for one in (difference.value, difference.low, difference.high))
+    return f"{value:+.2f} points ({low:+.2f} to {high:+.2f})"
 
 
 def table_of(runs: Sequence[Run], systems: dict[str, System], ensembles: Ensembles | None) -> str:
@@ -464,8 +478,7 @@ def say_comparison(a: System, b: System, found: Comparison) -> str:
     """A paired comparison, for the terminal."""
     loss = found.log_loss
     return (
-        f"{a.name} less {b.name}: accuracy {100 * found.accuracy.value:+.2f} points "
-        f"({100 * found.accuracy.low:+.2f} to {100 * found.accuracy.high:+.2f}), p = {found.p_value:.3g}; "
+        f"{a.name} less {b.name}: accuracy {points(found.accuracy)}, p = {found.p_value:.3g}; "
         f"log loss {loss.value:+.4f} ({loss.low:+.4f} to {loss.high:+.4f})\n"
         f"right alone: {found.only_a_right:,} clips by {a.name}, {found.only_b_right:,} by {b.name}"
     )
