@@ -940,7 +940,7 @@ def preprocess(config: PreprocessConfig) -> None:
         used = 2 * int(clips["length"].sum() + rejected["length"].sum())
         if (spare := (work / WAVES).stat().st_size - used) > used:
             notes.append(f"delete {work / WAVES} and run this again to free {spare >> 20:,} MiB no clip uses")
-    if old.clips is not None and _to_learn(old.clips) != _to_learn(clips) and (work / "runs").is_dir():
+    if (work / "runs").is_dir() and old.clips is not None and _to_learn(old.clips) != _to_learn(clips):
         notes.append("what was trained before is stale: train.py --restart trains it again, --tag NAME beside it")
     seconds = time.monotonic() - started
     what = f"{new:,} new or changed of {len(data.files):,} files decoded" if changed else "nothing has changed"

@@ -181,6 +181,8 @@ def apply_record(table: DataFrame, record: Record) -> list[str]:
     """
     from source import some
 
+    if not record:
+        return []
     train = table[(table["split"] == "train") & (table["reason"] == "")]
     label, reason = table["label"].to_list(), table["reason"].to_list()
     row_of = dict(zip(train["fname"], train.index.tolist(), strict=True))
