@@ -24,7 +24,7 @@ WITH_MEDIA = 400  # of them, for which sound and picture are made
 CLOSE_CALLS = 100
 TYPICAL = 2  # clips of each class, of which the networks are surest
 TOP = 3  # classes shown of a clip
-PAIRS, GROUPS, DUPLICATES = 30, 30, 100  # listed
+PAIRS, GROUPS, DUPLICATES = 15, 20, 100  # listed
 
 SUSPECT, CONFIDENT, ERROR, CLOSE, DUPLICATE, TYPICAL_CLIP = (
     "suspected label",
@@ -112,7 +112,7 @@ def make_report(
     audio, mel, codec = media(findings.position[rows[:WITH_MEDIA]])
     heard = sum(one is not None for one in audio)
     return {
-        "title": f"{clips.work.resolve().parent.name or clips.work.name}: report",
+        "title": f"{clips.root.name}: out-of-fold report",
         "made": made,
         "verdict": list(verdict),
         "method": method(clips),
@@ -434,12 +434,6 @@ def percent(interval: Interval) -> str:
     """94.2 % (93.6 to 94.8)."""
     value, low, high = (100 * one for one in (interval.value, interval.low, interval.high))
     return f"{value:.1f} % ({low:.1f} to {high:.1f})"
-
-
-def points(difference: Interval) -> str:
-    """+0.52 points (-0.10 to +1.14)."""
-    value, low, high = (100 * one for one in (difference.value, difference.low, difference.high))
-    return f"{value:+.2f} points ({low:+.2f} to {high:+.2f})"
 
 
 def points(difference: Interval) -> str:
