@@ -249,9 +249,10 @@ def calibration_interval(
 ) -> Interval:
     """`calibration_error`, with an interval from RESAMPLES bootstrap draws of whole groups.
 
-    The draws keep the bins of the sample. Chance makes the error too large, and theirs larger still by about as much,
-    which is taken off before the lower limit: it is 2 E - (mean of theirs) - t s, the upper one E + t s, with s their
-    standard deviation.
+    The draws keep the bins of the sample; s is the standard deviation of their errors. The limits are E - c - t s and
+    E + t s. Chance only ever adds to the error: c is what it would add were calibration perfect, the mean over draws of
+    the summed distances between a draw's bins and the sample's. So a lower limit above 0 speaks against perfect
+    calibration, and the interval is wider than need be where bins are off by more than chance.
     """
     if not len(truth):
         return Interval(math.nan, 0.0, 1.0)
@@ -262,9 +263,10 @@ def calibration_interval(
     gap, bins = _gaps(truth, probabilities)
     sums = np.bincount(code * BINS + bins, gap, groups * BINS).reshape(groups, BINS)
     drawn = bootstrap_sums(np.column_stack([sums, np.bincount(code)]), generator)
-    errors = np.abs(drawn[:, :-1]).sum(1) / drawn[:, -1]
-    half = _t(groups - 1) * math.sqrt(groups / (groups - 1)) * float(errors.std())
-    return Interval(value, max(0.0, 2 * value - float(errors.mean()) - half), min(1.0, value + half))
+    gaps = drawn[:, :-1] / drawn[:, -1:]
+    chance = float(np.abs(gaps - sums.sum(0) / len(truth)).sum(1).mean())
+    half = _t(groups - 1) * math.sqrt(groups / (groups - 1)) * float(np.abs(gaps).sum(1).std())
+    return Interval(value, max(0.0, value - chance - half), min(1.0, value + half))
 
 
 def bootstrap_sums(sums: Floats, generator: np.random.Generator, resamples: int = RESAMPLES) -> NDArray[np.float64]:

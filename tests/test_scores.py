@@ -150,6 +150,18 @@ def test_the_bootstrap_draws_whole_groups() -> None:
     np.testing.assert_array_equal(ones, 5)  # as many groups as there are
 
 
+def test_perfect_calibration_is_within_its_interval_and_boasting_is_not() -> None:
+    draw = np.random.default_rng(0)
+    contain_0 = 0
+    for _ in range(40):
+        probabilities = draw.dirichlet(np.full(4, 0.3), 600)
+        truth = (draw.random((600, 1)) > probabilities.cumsum(1)).sum(1).clip(max=3)  # each as probable as it is said
+        contain_0 += rs.calibration_interval(truth, probabilities, draw, np.arange(600) % 60).low == 0
+    assert contain_0 >= 36
+    sharper = probabilities**2 / (probabilities**2).sum(1, keepdims=True)
+    assert rs.calibration_interval(truth, sharper, draw).low > 0.02
+
+
 def test_copies_of_a_clip_in_its_group_add_nothing() -> None:
     hits = np.arange(50) % 10 > 0
     alone, copied = rs.share(hits), rs.share(np.repeat(hits, 20), np.repeat(np.arange(50), 20))
