@@ -678,9 +678,7 @@ def _named_runs(a: argparse.Namespace) -> tuple[tuple[int, int] | None, tuple[st
     if a.ensemble == "weighted":
         flags = {"-t": a.size, "--n-mels": a.n_mels, "--frames": a.frames, "-m": a.model, "--tag": a.tag or None}
         given = [flag for flag, value in {**flags, "--runs": a.runs}.items() if value is not None]
-        _require(
-            not given, f"{', '.join(given)}: the runs of --ensemble weighted are those of ensemble.json; leave out"
-        )
+        _require(not given, f"{', '.join(given)}: ensemble.json names the runs of --ensemble weighted; leave that out")
         return None, ()
     if a.runs:
         return None, tuple(dict.fromkeys(a.runs))

@@ -7,8 +7,8 @@ mean what they say.
 
 Every method minimises one thing, the log loss of the pool *after* temperature scaling. A linear pool is less sharp
 than it should be even where its members are calibrated (Ranjan & Gneiting 2010, "Combining probability forecasts");
-without the temperature, the log loss rewards weights on few sharp members, at a price in accuracy. Accuracy itself
-changes by whole clips, and fits their noise (`python -m benchmarks.ensembles` has the figures).
+without the temperature, the log loss rewards weights on few sharp members, at a price in accuracy. Accuracy as the aim
+gains no accuracy on new clips and loses log loss, since it moves by whole clips (`python -m benchmarks.ensembles`).
 
 All is cross-fitted: weights and temperature that a clip is scored with come from the other folds. The networks of the
 other folds did learn from that clip; what of it a few weights could carry over is small, but not nothing.
@@ -51,8 +51,8 @@ PRUNED = 0.01  # a weight below it is not worth a network's time
 def fit_temperature(probabilities: Floats, truth: Ints) -> float:
     """The T in TEMPERATURES that minimises the log loss of softmax(log p / T), of (n, classes) and (n,).
 
-    Rows need not sum to one.
-    Guo et al. 2017, "On calibration of modern neural networks". In 1 / T the loss is convex: it has one minimum.
+    Guo et al. 2017, "On calibration of modern neural networks". In 1 / T the loss is convex: it has one minimum. Rows
+    need not sum to one.
     """
     from scipy.optimize import minimize_scalar
 
