@@ -240,6 +240,14 @@ def from_plain(kind: type[Config], values: dict[str, Any]) -> Config:
     return kind(**{key: revive(hints[key], value) for key, value in values.items()})
 
 
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one, with dotted keys."""
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        result |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return result
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """What `train.py` is asked to do: one or several folds of one kind of run."""
@@ -259,6 +267,7 @@ class TrainConfig:
     limit: int = 0
     restart: bool = False
     auto_batch: bool = False  # find the largest batch that fits; `optim.batch_size` is what its rate is meant for
+    logger: str = "csv"  # history.csv alone, or "tensorboard" for its events, too
     command: str = ""  # as typed, for the record
 
     def __post_init__(self) -> None:
@@ -448,6 +457,13 @@ def parse_train(argv: Sequence[str] | None = None) -> TrainConfig:
     what.add_argument("--limit", type=int, default=0, metavar="N", help="use N training clips, a dry run; default: all")
     what.add_argument("--restart", action="store_true", help="train a finished fold again")
 
+    what.add_argument(
+        "--logger",
+        choices=("csv", "tensorboard"),
+        default="csv",
+        help="csv: history.csv, always written; tensorboard: its events, too (pip install tensorboard)",
+    )
+
     feature = parser.add_argument_group("feature")
     _add_size(feature)
     feature.add_argument("--hop", type=int, metavar="N", help="samples from frame to frame, instead of --frames")
@@ -543,6 +559,7 @@ def parse_train(argv: Sequence[str] | None = None) -> TrainConfig:
         limit=a.limit,
         restart=a.restart,
         auto_batch=auto_batch,
+        logger=a.logger,
         command=shlex.join(["python", "train.py", *(sys.argv[1:] if argv is None else argv)]),
     )
 

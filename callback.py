@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -24,6 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from arg import RunConfig, Stopped, UserError
+from logger import EVENTS, TensorBoard
 from model import Classifier, read_checkpoint, save_checkpoint
 from util import clock, replacing
 
@@ -218,15 +220,22 @@ class RunFiles(pl.Callback):
     """Saves all that a training goes on from, and goes on from it; keeps a fold's folder.
 
     `last.ckpt` is the newest state, `previous.ckpt` the one before, `best.ckpt` the best weights by held-out accuracy;
-    `history.csv` is written from the state. A thread writes them while training goes on. `begun` is the checkpoint to
-    go on from, if any. It must be the last of the callbacks, since it saves what the others leave.
+    `history.csv` and `events` are written from the state. A thread writes them while training goes on. `begun` is
+    the checkpoint to go on from, if any. It must be the last of the callbacks, since it saves what the others leave.
 
     Raises Stopped after a signal, and UserError when the loss is no longer a number.
     """
 
-    def __init__(self, folder: Path, averaging: Averaging | None, begun: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        averaging: Averaging | None,
+        begun: dict[str, Any] | None = None,
+        events: TensorBoard | None = None,
+    ) -> None:
         self.folder = folder
         self.averaging = averaging
+        self.events = events
         self.memory = InMemory()  # for the trainer's `plugins`
         self.signals = Signals()
         self.history: list[dict[str, float]] = []
@@ -381,6 +390,7 @@ class RunFiles(pl.Callback):
             remove(self.folder, [PREVIOUS])
             save_checkpoint(self.folder / LAST, config, state, False, **more)
             remove(self.folder, [*RESULTS, BEST, HISTORY])
+            shutil.rmtree(self.folder / EVENTS, ignore_errors=True)
             self._clean = False
             self._write_best(config, more["best"])
         else:
@@ -390,6 +400,8 @@ class RunFiles(pl.Callback):
         self._keep_last = True
         if more["history"]:
             write_history(more["history"], self.folder)
+        if self.events is not None:
+            self.events.write(more["history"])
         self._write_seconds = time.monotonic() - started
 
     def _write_best(self, config: RunConfig, best: dict[str, float]) -> None:

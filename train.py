@@ -15,6 +15,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -30,6 +31,7 @@ from arg import (
     TrainConfig,
     UserError,
     command,
+    flat,
     parse_train,
     run_name,
     to_plain,
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
 
     from callback import Progress, Report
     from dataset import Clips, Store, WaveData
+    from logger import TensorBoard
     from model import Classifier
 
 
@@ -67,9 +70,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def train(config: TrainConfig) -> None:
     """Train the folds that are asked for, one after the other on each device; a finished one is left as it is."""
+    from logger import require_tensorboard
     from model import Classifier
     from side_by_side import train_side_by_side
 
+    if config.logger == "tensorboard":
+        require_tensorboard()
     keep_memory()
     devices = [pick_device(gpu) for gpu in config.gpus or (None,)]
     store = open_store(config)
@@ -185,6 +191,7 @@ def train_fold(
 
     `net` is an earlier fold's, which takes the place of a new one so that it is compiled only once.
     """
+    from logger import TensorBoard
     from model import first_line
 
     folder = fold_folder(config, run)
@@ -198,7 +205,8 @@ def train_fold(
             begun = None  # a dry run, or from a version that could not go on
         while True:
             try:
-                return train_claimed(config, store, run, device, folds_left, report, net, begun)
+                with TensorBoard(folder, run) if config.logger == "tensorboard" else nullcontext() as log:
+                    return train_claimed(config, store, run, device, folds_left, report, net, begun, log)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
@@ -242,6 +250,7 @@ def train_claimed(
     report: Callable[[Report], None] | None,
     net: nn.Module | None,
     begun: dict[str, Any] | None,
+    log: TensorBoard | None,
 ) -> Trained:
     """`train_fold` for a fold that no other process trains, from the checkpoint `begun` on, if there is one."""
     from callback import LAST, PREVIOUS, Progress, RunFiles, draw_curve
@@ -267,10 +276,14 @@ def train_claimed(
             batch = f", batch {begun['batch'] + 1}" if begun["batch"] else ""
             print(f"goes on from epoch {begun['epoch'] + 1}{batch}", flush=True)
         progress = Progress(expected_seconds(model, data), folds_left, report)
-        record = fit(model, data, device, folder, progress, begun)
+        record = fit(model, data, device, folder, progress, begun, log)
     scores = predict_held_out(model, data, device, folder) if len(data.valid) else {}
     if record["history"]:
         draw_curve(record["history"], folder / "curve.png")
+    if log is not None:
+        log.write(record["history"])
+        if scores:
+            log.finish(scores)
     seconds = time.monotonic() - started + (begun or {}).get("seconds", 0.0)
     row = {"run": folder.parent.name, "fold": run.fold, **scores, "seconds": round(seconds, 1)}
     update_table(folder.parents[1] / "summary.csv", row | {"command": config.command}, key=("run", "fold"))
@@ -376,14 +389,6 @@ def must_train(run: RunConfig, folder: Path, restart: bool) -> bool:
     raise UserError(f"{folder}: {what}; --restart trains it again, --tag NAME beside it")
 
 
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as one, with dotted keys."""
-    result: dict[str, Any] = {}
-    for key, value in values.items():
-        result |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return result
-
-
 def fit(
     model: Classifier,
     data: WaveData,
@@ -391,6 +396,7 @@ def fit(
     folder: Path,
     progress: Progress,
     begun: dict[str, Any] | None = None,
+    log: TensorBoard | None = None,
 ) -> dict[str, Any]:
     """Run the training loop, from the checkpoint `begun` on, if there is one; returns its "history" and "best" epoch.
 
@@ -400,7 +406,7 @@ def fit(
 
     optim = model.config.optim
     averaging = Averaging(optim.ema_decay, device) if optim.ema_decay else None
-    files = RunFiles(folder, averaging, begun)
+    files = RunFiles(folder, averaging, begun, log)
     callbacks: list[pl.Callback] = [progress, *([averaging] if averaging else []), files]
     trainer = make_trainer(
         optim,

@@ -257,3 +257,8 @@ def test_nothing_is_written_that_would_be_rejected(tmp_path: Path) -> None:
         write_submission(output, form, CLASSES, lambda _: np.full((1, 3), 0.5, np.float32))
     assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
     assert output.read_text() == "stays"
+
+
+def test_clips_of_one_name_are_refused() -> None:
+    with pytest.raises(UserError, match=r"a\.wav: several clips have this name"):
+        read_form(None, Names(["b.wav", "a.wav", "a.wav"]), CLASSES)
