@@ -32,16 +32,17 @@
   const known = (x) => x !== null && x !== undefined;
   const count = (n) => n.toLocaleString("en");
   const plural = (n, noun) => `${count(n)} ${noun}${n === 1 ? "" : "s"}`;
-  const percent = (x, digits = 1) => (known(x) ? `${(100 * x).toFixed(digits)} %` : "–");
+  const PERCENT = "\u00a0%"; // never at the start of a line
+  const percent = (x, digits = 1) => (known(x) ? `${(100 * x).toFixed(digits)}${PERCENT}` : "–");
   const decimal = (x, digits = 3) => (known(x) ? x.toFixed(digits) : "–");
   const points = (x) => (known(x) ? `${x > 0 ? "+" : x < 0 ? "−" : ""}${Math.abs(100 * x).toFixed(2)}` : "–");
-  const chance = (p) => (p > 0 && p < 0.0005 ? "< 0.1 %" : p >= 0.9995 ? "> 99.9 %" : percent(p));
+  const chance = (p) => (p > 0 && p < 0.0005 ? `< 0.1${PERCENT}` : p >= 0.9995 ? `> 99.9${PERCENT}` : percent(p));
   const pValue = (p) => (!known(p) ? "–" : p < 0.0001 ? "< 0.0001" : p.toFixed(p < 0.01 ? 4 : 3));
 
   /** "93.6–94.8", the ends of a rate's interval; "" where it has none. */
   function interval([, low, high], format = percent) {
     if (!known(low) || !known(high)) return "";
-    const ends = [format(low), format(high)].map((end) => end.replace(" %", ""));
+    const ends = [format(low), format(high)].map((end) => end.replace(PERCENT, ""));
     return format === points ? ends.join(" to ") : ends.join("–");
   }
   const rated = (rate, format = percent) => [format(rate[0]), h("small", {}, interval(rate, format))];
@@ -868,7 +869,7 @@
     });
 
     /** A path that may be broken after its slashes. */
-    const breakable = (name) => name.split(/(?<=\/)/).flatMap((part, i) => (i ? [h("wbr"), part] : [part]));
+    const breakable = (name) => name.split("/").flatMap((part, i) => (i ? ["/", h("wbr"), part] : [part]));
 
     function card(id) {
       const [given, guess] = [clips.label[id], clips.predicted[id]];
@@ -880,7 +881,7 @@
         bar.style.width = `${100 * (p ?? 0)}%`;
         return h("li", { class: kind }, h("span", { class: "role" }, role), h("span", { class: "label", title: classes[index] }, classes[index]), h("span", {}, chance(p)), h("div", { class: "share", "aria-hidden": "true" }, bar));
       };
-      const facts = [clips.group[id] && `speaker ${clips.group[id]}`, `fold ${clips.fold[id]}`, known(clips.seconds[id]) && `${clips.seconds[id].toFixed(2)} s`].filter(Boolean);
+      const facts = [clips.group[id] && `speaker ${clips.group[id]}`, `fold ${clips.fold[id]}`, known(clips.seconds[id]) && `${clips.seconds[id].toFixed(2)}\u00a0s`].filter(Boolean);
       return h(
         "li",
         { class: "card", "data-clip": id },

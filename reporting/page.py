@@ -100,8 +100,8 @@ class Member(TypedDict):
 
 
 class Ensemble(TypedDict):
-    method: str
-    verdict: str
+    method: str  # in a sentence
+    verdict: str  # in sentences
     command: str  # uses it
     temperature: float
     candidates: list[Candidate]  # ways to combine, the best single run among them
