@@ -299,6 +299,7 @@ def update_table(path: Path, row: Mapping[str, Any], key: Sequence[str]) -> None
             old = pd.read_csv(path, dtype=str, keep_default_na=False)
             same = np.logical_and.reduce([old[name] == str(row[name]) for name in key])
             table = pd.concat([old[~same], table]).fillna("").sort_values(list(key))
+        remove_leftovers(path)
         with replacing(path) as beside:
             table.to_csv(beside, index=False)
 
