@@ -145,7 +145,7 @@ def make_report(
         ],
         "coverage": _coverage(findings.coverage),
         "pairs": [
-            {name: int(row[name]) for name in ("a", "b", "a_as_b", "b_as_a")}  # type: ignore[typeddict-item]
+            {"a": int(row["a"]), "b": int(row["b"]), "a_as_b": int(row["a_as_b"]), "b_as_a": int(row["b_as_a"])}
             for row in findings.pairs.head(PAIRS).to_dict("records")
         ],
         "groups": [
@@ -445,7 +445,7 @@ def points(difference: Interval) -> str:
 def table_of(runs: Sequence[Run], systems: dict[str, System], ensembles: Ensembles | None) -> str:
     """Runs and ensembles with their scores, for the terminal."""
     heads = ("", "accuracy", "macro F1", "log loss", "top 3", "calibration", "folds", "training")
-    lines = [heads]
+    lines: list[tuple[str, ...]] = [heads]
 
     def numbers(system: System | None) -> tuple[str, ...]:
         if system is None:
