@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 Ints = NDArray[np.int64]
 
 LISTED_CLIPS = 5000
-WITH_MEDIA = 400  # of them, for which sound and picture are made
+WITH_MEDIA = 400  # of them, for which sound and picture are made ...
+MEDIA_SECONDS = 400  # ... or fewer, where they are long
 CLOSE_CALLS = 100
 TYPICAL = 2  # clips of each class, of which the networks are surest
 TOP = 3  # classes shown of a clip
@@ -109,7 +110,8 @@ def make_report(
     system = findings.system
     rows, problems = findings.listed()
     position = {row: index for index, row in enumerate(rows)}
-    audio, mel, codec = media(findings.position[rows[:WITH_MEDIA]])
+    heard_at_most = min(WITH_MEDIA, round(MEDIA_SECONDS * clips.sample_rate / clips.clip_samples))
+    audio, mel, codec = media(findings.position[rows[:heard_at_most]])
     heard = sum(one is not None for one in audio)
     return {
         "title": f"{clips.root.name}: out-of-fold report",
