@@ -286,12 +286,12 @@ METHODS = {
 def ensemble_verdict(ensembles: Ensembles) -> str:
     """Whether an ensemble pays, in words."""
     choice = ensembles.choice
+    excess = choice.excess[choice.method]
     if choice.method == choice.lowest:
         return f"{METHODS[choice.method].capitalize()}: the lowest log loss of the four."
     return (
-        f"{METHODS[choice.method].capitalize()}: its log loss is {choice.excess[choice.method]:.4f} above that of "
-        f"{METHODS[choice.lowest]}, within the uncertainty of {choice.half_width[choice.method]:.4f}, and it is the "
-        "simpler one."
+        f"{METHODS[choice.method].capitalize()}: its log loss is not clearly above that of {METHODS[choice.lowest]} "
+        f"({excess.value:+.4f}, {excess.low:+.4f} to {excess.high:+.4f}), and it is the simpler one."
     )
 
 

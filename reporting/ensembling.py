@@ -32,6 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arg import RunConfig, UserError, from_plain, to_plain
+from reporting.scores import Interval, losses, mean_difference
 from util import SMALLEST, Floats, accuracy, replacing, soft_vote, temper, weighted_vote
 
 Ints = NDArray[np.integer[Any]]
@@ -268,8 +269,7 @@ class Choice:
     method: str
     lowest: str  # the method of the lowest loss
     loss: Mapping[str, float]  # by method
-    excess: Mapping[str, float]  # over the lowest
-    half_width: Mapping[str, float]  # of the excess's 95 % interval
+    excess: Mapping[str, Interval]  # over the lowest
 
 
 def choose(candidates: Mapping[str, Candidate], truth: Ints, group: Ints) -> Choice:
@@ -279,32 +279,12 @@ def choose(candidates: Mapping[str, Candidate], truth: Ints, group: Ints) -> Cho
     independent, so that the interval is Student's t over groups. The log loss decides since every clip counts in it,
     while accuracies of two ensembles differ by the few clips on which their labels do.
     """
-    losses = {method: _losses(candidate.probabilities, truth) for method, candidate in candidates.items()}
-    means = {method: float(each.mean()) for method, each in losses.items()}
+    each = {method: losses(truth, candidate.probabilities) for method, candidate in candidates.items()}
+    means = {method: float(loss.mean()) for method, loss in each.items()}
     lowest = min(means, key=means.__getitem__)
-    excess = {method: mean - means[lowest] for method, mean in means.items()}
-    half = {method: _half_width(each - losses[lowest], group) for method, each in losses.items()}
-    simplest = next(method for method in METHODS if method in means and excess[method] <= half[method])
-    return Choice(simplest, lowest, means, excess, half)
-
-
-def _losses(probabilities: Floats, truth: Ints) -> NDArray[np.float64]:
-    """Log loss of each clip, nats, (n,)."""
-    of_truth = probabilities[np.arange(len(truth)), truth].astype(np.float64)
-    return -np.log(np.maximum(of_truth, SMALLEST))
-
-
-def _half_width(values: NDArray[np.float64], group: Ints) -> float:
-    """Half the 95 % interval of the mean of (n,) values, the deviations of a group summed up; inf of one group."""
-    from scipy.stats import t
-
-    _, codes = np.unique(group, return_inverse=True)
-    sums = np.bincount(codes, values - values.mean())
-    groups = len(sums)
-    if groups < 2:
-        return math.inf
-    error = math.sqrt(groups / (groups - 1) * float(sums @ sums)) / len(values)
-    return float(t.ppf(0.975, groups - 1)) * error
+    excess = {method: mean_difference(loss - each[lowest], group) for method, loss in each.items()}
+    simplest = next(method for method in METHODS if method in means and excess[method].low <= 0)
+    return Choice(simplest, lowest, means, excess)
 
 
 @dataclass(frozen=True)
@@ -322,7 +302,7 @@ def contributions(members: Floats, truth: Ints, fold: Ints, run: Ints, candidate
 
     Nothing is fitted again: the other runs keep their weights, scaled to sum to one, and the temperature stays.
     """
-    loss = float(_losses(candidate.probabilities, truth).mean())
+    loss = float(losses(truth, candidate.probabilities).mean())
     right = accuracy(truth, candidate.probabilities.argmax(1))
     result = []
     for one in np.unique(run[candidate.final.weights > 0]):
@@ -338,7 +318,7 @@ def contributions(members: Floats, truth: Ints, fold: Ints, run: Ints, candidate
             Contribution(
                 run=int(one),
                 weight=float(candidate.final.weights[~kept].sum()),
-                log_loss=float(_losses(without, truth).mean()) - loss if whole else math.nan,
+                log_loss=float(losses(truth, without).mean()) - loss if whole else math.nan,
                 accuracy=right - accuracy(truth, without.argmax(1)) if whole else math.nan,
             )
         )

@@ -383,22 +383,23 @@ def compare(truth: Ints, a: Floats, b: Floats, group: Ints | None = None) -> Com
     code, _ = _codes(group, len(truth))
     right_a, right_b = a.argmax(1) == truth, b.argmax(1) == truth
     gain = right_a.astype(np.int64) - right_b
-    accuracy = _mean_difference(gain, code)
+    accuracy = mean_difference(gain, code)
     if not gain.any():
         most = share(gain != 0, group).high
         accuracy = Interval(0.0, -most, most)
     return Comparison(
         accuracy=Interval(accuracy.value, max(-1.0, accuracy.low), min(1.0, accuracy.high)),
-        log_loss=_mean_difference(losses(truth, a) - losses(truth, b), code),
+        log_loss=mean_difference(losses(truth, a) - losses(truth, b), code),
         only_a_right=int(np.count_nonzero(gain > 0)),
         only_b_right=int(np.count_nonzero(gain < 0)),
         p_value=sign_flip_p_value(np.rint(np.bincount(code, gain)).astype(np.int64)),
     )
 
 
-def _mean_difference(difference: Floats | Ints, code: NDArray[np.int64]) -> Interval:
+def mean_difference(difference: Floats | Ints, group: Ints | None = None) -> Interval:
+    """The mean of each clip's difference between two systems, (n,), at least one."""
     value = float(np.mean(difference))
-    half = _half_width((difference - value) / len(difference), code)
+    half = _half_width((difference - value) / len(difference), _codes(group, len(difference))[0])
     return Interval(value, value - half, value + half)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-import time
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -193,7 +192,7 @@ def test_a_spreadsheet_runs_no_cell(tmp_path: Path) -> None:
     assert [unshielded(cell) for cell in cells if cell.endswith((".wav", "@x", "-1"))] == fname
 
 
-def test_a_large_data_set_takes_seconds() -> None:
+def test_a_large_data_set_takes_little_memory() -> None:
     n, classes = 60_000, 30
     draw = np.random.default_rng(0)
     truth, group = draw.integers(0, classes, n), draw.integers(0, 4000, n)
@@ -202,13 +201,11 @@ def test_a_large_data_set_takes_seconds() -> None:
     probabilities /= probabilities.sum(1, keepdims=True)
     cluster = np.where(draw.random(n) < 0.05, draw.integers(0, 1000, n).astype(str).astype(object), "")
     tracemalloc.start()
-    start = time.perf_counter()
     judged = suspects.judge(truth, probabilities)
     wrong = (judged["predicted"] != judged["label"]).to_numpy()
     suspects.weak_groups(wrong, group)
     suspects.error_bins(wrong, draw.random(n))
     suspects.confused_pairs(truth, judged["predicted"].to_numpy(), classes)
     suspects.list_suspects(clip_table([str(n) for n in range(n)], list(cluster)), [str(c) for c in range(30)], judged)
-    assert time.perf_counter() - start < 10
     assert tracemalloc.get_traced_memory()[1] < 500 << 20
     tracemalloc.stop()
