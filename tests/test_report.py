@@ -1,0 +1,228 @@
+"""report.py from runs on the disk to the page, the ensemble and the list of suspects."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, log_loss
+
+import inference
+import preprocess
+import report
+import train
+from benchmarks.report import make_runs
+from reporting.content import cluster_order
+from reporting.ensembling import read_ensemble
+from reporting.gather import COMPLETE, INCOMPLETE, STALE, find_runs, held_out_clips
+
+MODEL = "test_resnet"
+RUN = f"{MODEL}-16x16-0"
+
+
+@pytest.fixture(scope="module")
+def made(store_work: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs with drawn predictions on the store of tones; not to be written to."""
+    work = tmp_path_factory.mktemp("made") / "work"
+    shutil.copytree(store_work, work)
+    make_runs(work, 2, MODEL, size=16, skill=1.2)
+    return work
+
+
+@pytest.fixture
+def work(made: Path, tmp_path: Path) -> Path:
+    shutil.copytree(made, tmp_path / "work")
+    return tmp_path / "work"
+
+
+def out_of_fold(work: Path, run: str) -> tuple[Any, Any]:
+    """What the folds' files say: labels, and the mean over the views."""
+    parts = [np.load(work / "runs" / run / f"fold{fold}" / "oof.npz") for fold in range(2)]
+    return (
+        np.concatenate([part["target"] for part in parts]),
+        np.concatenate([part["probabilities"].mean(0) for part in parts]),
+    )
+
+
+def data_of(page: Path) -> dict[str, Any]:
+    text = page.read_text("utf-8")
+    start = text.index(">", text.index('type="application/json"')) + 1
+    found: dict[str, Any] = json.loads(text[start : text.index("</script>", start)])
+    return found
+
+
+def test_everything_is_written_and_said(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert report.main(["-w", str(work)]) == 0
+    said = capsys.readouterr().out
+    page = data_of(work / "report.html")
+    for run in page["runs"]:
+        truth, probabilities = out_of_fold(work, run["name"])
+        scores = run["scores"]
+        assert scores["accuracy"][0] == pytest.approx(accuracy_score(truth, probabilities.argmax(1)), abs=1e-6)
+        exact = probabilities.astype(float) / probabilities.sum(1, keepdims=True, dtype=float)
+        assert scores["log_loss"][0] == pytest.approx(log_loss(truth, exact), rel=1e-5)
+        assert scores["accuracy"][1] < scores["accuracy"][0] < scores["accuracy"][2]
+        assert f"{scores['accuracy'][0]:.3f} (" in said
+    assert page["verdict"][0] in said
+    counts = np.array(page["confusion"]["counts"])
+    assert counts.sum() == 36
+    listed = page["clips"]
+    errors = sum(given != taken for given, taken in zip(listed["label"], listed["predicted"], strict=True))
+    assert errors == counts.sum() - np.trace(counts)
+    assert any(listed["audio"])
+    spec = read_ensemble(work)
+    assert spec.folds == (0, 1)
+    assert f"next: python inference.py -w {work} --ensemble weighted" in said
+
+
+def test_the_ensemble_labels_clips(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert report.main(["-w", str(work), "--no-audio"]) == 0
+    assert not any(data_of(work / "report.html")["clips"]["audio"])
+    assert inference.main(["-w", str(work), "--ensemble", "weighted", "-g", "cpu", "-o", str(tmp_path / "x.csv")]) == 0
+    assert len(pd.read_csv(tmp_path / "x.csv")) == 6
+
+
+def test_a_run_that_is_not_complete_says_what_completes_it(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(work / "runs" / RUN / "fold1")
+    with (work / "runs" / "summary.csv").open("w") as file:
+        file.write(f"run,fold,command\n{RUN},0,python train.py -t 32 -f all -g cpu\n")
+    runs = {run.name: run for run in find_runs(held_out_clips(work))}
+    assert (runs[RUN].status, runs[RUN].folds) == (INCOMPLETE, (0,))
+    assert runs[RUN].command == "python train.py -t 32 -g cpu -f 1"
+    assert runs[f"{MODEL}-16x16-1"].status == COMPLETE
+    assert report.main(["-w", str(work), "--no-audio"]) == 0
+    assert "python train.py -t 32 -g cpu -f 1" in capsys.readouterr().out
+    assert {member.run for member in read_ensemble(work).members} == {f"{MODEL}-16x16-1"}
+    shutil.rmtree(work / "runs" / f"{MODEL}-16x16-1" / "fold0")  # now none is complete
+    assert report.main(["-w", str(work), "--no-audio"]) == 0
+    assert "Not all folds are trained" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("harm", "status", "note"),
+    [
+        ("npz", INCOMPLETE, "fold 1: oof.npz is missing or damaged"),
+        ("checkpoint", STALE, "fold 1: its checkpoint cannot be read"),
+        ("nan", STALE, "fold 1: its probabilities are not numbers"),
+        ("names", STALE, "fold 1: oof.npz is of other clips"),
+        ("folds", STALE, "fold 0: trained on other folds or labels; fold 1: trained on other folds or labels"),
+        ("running", INCOMPLETE, "fold 1: stopped after epoch 3"),
+        ("dry", INCOMPLETE, "fold 1: a dry run on 7 clips"),
+    ],
+)
+def test_what_is_wrong_with_a_fold_is_said(work: Path, harm: str, status: str, note: str) -> None:
+    folder = work / "runs" / RUN / "fold1"
+    npz = folder / "oof.npz"
+    with np.load(npz) as part:
+        content = dict(part)
+    checkpoint = torch.load(folder / "last.ckpt", weights_only=True)
+    if harm == "npz":
+        npz.write_bytes(npz.read_bytes()[:1000])
+    elif harm == "checkpoint":
+        (folder / "last.ckpt").write_bytes(b"what is this")
+    elif harm == "folds":
+        clips = pd.read_csv(work / "clips.csv", keep_default_na=False, dtype=str)
+        clips.loc[clips["split"] == "train", "label"] = clips.loc[clips["split"] == "train", "label"].to_numpy()[::-1]
+        clips.to_csv(work / "clips.csv", index=False)
+    elif harm in ("running", "dry"):
+        checkpoint |= {"finished": False, "epoch": 3} if harm == "running" else {}
+        checkpoint["config"]["limit"] = 7 if harm == "dry" else 0
+        torch.save(checkpoint, folder / "last.ckpt")
+    else:
+        content["probabilities"][0, 0, 0] = np.nan if harm == "nan" else 0
+        content["fname"][0] = "else.wav" if harm == "names" else content["fname"][0]
+        np.savez(npz, **content)
+    run = next(run for run in find_runs(held_out_clips(work)) if run.name == RUN)
+    assert (run.status, run.note) == (status, note)
+    assert ("--restart" in run.command) == (status == STALE)
+    assert not run.rows[held_out_clips(work).fold == 1].any()
+
+
+def test_two_are_compared(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert report.main(["-w", str(work), "--compare", RUN, f"{MODEL}-16x16-1"]) == 0
+    (truth, a), (_, b) = (out_of_fold(work, f"{MODEL}-16x16-{run}") for run in range(2))
+    alone = ((a.argmax(1) == truth) & (b.argmax(1) != truth)).sum()
+    said = capsys.readouterr().out
+    assert f"right alone: {alone} clips by {RUN}" in said
+    assert not (work / "report.html").exists()
+    assert report.main(["-w", str(work), "--compare", RUN, "ensemble"]) == 0
+    assert report.main(["-w", str(work), "--compare", RUN, "resnet"]) == 2
+    assert "resnet: no run with out-of-fold predictions; there is" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(["--runs", "x"], "no run x in"), (["--subject", "x"], "x: no run with"), (["-w", "nowhere"], "preprocess.py")],
+)
+def test_mistakes_are_one_line(
+    work: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert report.main(["-w", str(work), *options]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_without_any_run(store_work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert report.main(["-w", str(store_work)]) == 2
+    assert "train one with python train.py" in capsys.readouterr().err
+
+
+def test_suspects_go_to_a_person_and_back(
+    work: Path, data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "suspects.csv"
+    assert report.main(["-w", str(work), "--no-audio", "--export", str(path)]) == 0
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    assert len(table) > 1
+    table.loc[0, "action"], table.loc[1, "action"] = "relabel", "drop"
+    table.to_csv(path, index=False)
+    again = ["-i", str(data_root), "-w", str(work), "-k", "2", "--relabel", str(path)]
+    assert preprocess.main(again) == 0
+    clips = preprocess.load_clips(work).set_index("fname")
+    assert clips.loc[table.loc[0, "fname"], "label"] == table.loc[0, "suggested"]
+    assert table.loc[1, "fname"] not in clips.index
+    capsys.readouterr()
+    assert report.main(["-w", str(work)]) == 2
+    assert "trained on other folds or labels" in capsys.readouterr().err
+
+
+def test_a_speaker_is_a_group_and_a_clip_without_one_is_its_own(work: Path) -> None:
+    table = pd.read_csv(work / "clips.csv", keep_default_na=False, dtype=str)
+    train_rows = np.flatnonzero(table["split"] == "train")
+    table.loc[train_rows[[0, 7]], "group"] = ""
+    table.to_csv(work / "clips.csv", index=False)
+    clips = held_out_clips(work)
+    assert clips.group.tolist()[0] != clips.group.tolist()[7]
+    names = [clips.group_names[code] for code in clips.group]
+    assert names == table.loc[train_rows, "group"].tolist()
+    assert sorted(set(clips.group.tolist())) == list(range(len(clips.group_names)))
+
+
+def test_confused_classes_stand_together() -> None:
+    counts = np.diag([100] * 6)
+    for a, b in ((0, 5), (1, 3), (2, 4)):
+        counts[a, b] = counts[b, a] = 20
+    order = cluster_order(counts)
+    assert sorted(order) == list(range(6))
+    for a, b in ((0, 5), (1, 3), (2, 4)):
+        assert abs(order.index(a) - order.index(b)) == 1
+
+
+def test_a_trained_run(store_work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What train.py writes is what report.py reads."""
+    work = tmp_path / "work"
+    shutil.copytree(store_work, work)
+    options = ["-t", "16", "-m", MODEL, "--epochs", "1", "--batch-size", "8", "-g", "cpu"]
+    assert train.main(["-w", str(work), *options]) == 0
+    assert report.main(["-w", str(work)]) == 0
+    page = data_of(work / "report.html")
+    assert page["runs"][0]["status"] == COMPLETE
+    assert page["runs"][0]["history"][0]["epoch"] == [1]
+    assert page["runs"][0]["seconds"] > 0
