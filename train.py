@@ -515,6 +515,7 @@ def conclude(config: TrainConfig, runs: Sequence[RunConfig]) -> None:
     folders = [fold_folder(config, run) for run in runs]
     missing = [str(run.fold) for run, folder in zip(runs, folders, strict=True) if finished_run(folder) != run]
     full = config.folds == (FULL,)
+    work = ["-w", str(config.work)] if config.work != Path("work") else []
     if missing and not full:
         print(f"next: {with_folds(config.command, ','.join(missing))}")
         return
@@ -522,10 +523,10 @@ def conclude(config: TrainConfig, runs: Sequence[RunConfig]) -> None:
         right = np.concatenate([out_of_fold_hits(folder / "oof.npz") for folder in folders])
         said = format_accuracy(float(right.mean()), len(right))
         print(f"all {len(runs)} folds: out-of-fold accuracy {said}")
-    options = ["-w", str(config.work)] if config.work != Path("work") else []
+        print(f"{shlex.join(['python', 'report.py', *work])} says what it gets wrong, and which runs to put together")
     n_mels, frames = runs[0].features.n_mels, runs[0].features.frames
-    options += ["-t", str(n_mels)] if n_mels == frames else ["--n-mels", str(n_mels), "--frames", str(frames)]
-    options += ["-m", config.model] + (["--tag", config.tag] if config.tag else [])
+    size = ["-t", str(n_mels)] if n_mels == frames else ["--n-mels", str(n_mels), "--frames", str(frames)]
+    options = [*work, *size, "-m", config.model, *(["--tag", config.tag] if config.tag else [])]
     print(f"next: python inference.py {shlex.join(options)} -f {FULL if full else len(runs)} -a y")
 
 

@@ -1,4 +1,4 @@
-"""The three commands one after the other, on made speech or on a folder of clips: ``python -m demo.run``."""
+"""The commands one after the other, on made speech or on a folder of clips: ``python -m demo.run``."""
 
 from __future__ import annotations
 
@@ -44,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"\n{data} has no test clips, so inference.py has nothing to label and is left out.")
         submission.unlink(missing_ok=True)  # an earlier run's would be reported as this one's
 
+    _run("report.py", "-w", work)
+
     print(f"\nDone in {util.clock(time.monotonic() - started)}.")
     print(report(work, submission))
 
@@ -58,6 +60,7 @@ def report(work: Path, submission: Path) -> str:
         known = set(truth) <= set(classes)
         lines.append(f"  test accuracy         {_accuracy(truth, predicted) if known else 'unknown: no labels'}")
         lines.append(f"  submission            {submission}")
+    lines.append(f"  what goes wrong       {work / 'report.html'}")
     lines.append(f"  scores of each fold   {work / 'runs' / 'summary.csv'}")
     lines.append(f"  checkpoints           {runs}")
     lines.append("Next, on a data set of your own (a folder a class; best with a GPU):")
@@ -65,6 +68,7 @@ def report(work: Path, submission: Path) -> str:
         ("preprocess.py", "-i", "DATASET"),
         ("train.py", "-t", 224, "-m", "dla60_res2next", "-f", "all"),
         ("inference.py", "-t", 224, "-m", "dla60_res2next", "-f", 5, "-a", "y"),
+        ("report.py",),
     ):
         lines.append(f"  {_shown(*command)}")
     return "\n".join(lines)
