@@ -20,7 +20,7 @@ from statistics import median
 
 from benchmarks.common import ROOT, machine, open_store
 
-SCRIPTS = ("preprocess.py", "train.py", "inference.py")
+SCRIPTS = ("preprocess.py", "train.py", "inference.py", "report.py")
 IMPORTS = "import torch, pytorch_lightning"
 FIRST_STEP = """
 import os, sys
