@@ -182,9 +182,7 @@ def table(results: DataFrame) -> str:
         lines.append(f"{'':20}{'runs':>6}{'error, %':>10}{'lower by, %':>24}{'one view':>10}{'minutes':>9}")
         reference = part[part["recipe"] == REFERENCE]
         for recipe, runs in part.groupby("recipe", sort=False):
-            pairs = runs.merge(
-                part[part["recipe"] == REFERENCE], on=["fold", "seed", "folds_hash"], suffixes=("", "_r")
-            )
+            pairs = runs.merge(reference, on=["fold", "seed", "folds_hash"], suffixes=("", "_r"))
             low, middle, high = lower_by(pairs, groups) if len(pairs) and recipe != REFERENCE else (np.nan,) * 3
             error = 100 * (1 - runs["accuracy"].mean())
             said = f"{middle:.1f} ({low:.1f} to {high:.1f})" if np.isfinite(middle) else ""
