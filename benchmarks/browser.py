@@ -51,7 +51,8 @@ def open_browser(program: str, timeout: float = 30.0) -> Iterator[Tab]:
         null = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in range(3)]
         wires = [(os.POSIX_SPAWN_DUP2, theirs_in, 3), (os.POSIX_SPAWN_DUP2, theirs_out, 4)]
         arguments = [program, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
-        process = os.posix_spawn(program, arguments, os.environ, file_actions=[*null, *wires], setpgroup=0)
+        environment = {**os.environ, "TMPDIR": profile}  # it leaves things there when it is killed
+        process = os.posix_spawn(program, arguments, environment, file_actions=[*null, *wires], setpgroup=0)
         os.close(theirs_in)
         os.close(theirs_out)
         try:

@@ -56,6 +56,8 @@ def main() -> int:
     draw = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as scratch:
         start = Path(scratch, "start")
+        tempfile.tempdir = os.environ["TMPDIR"] = str(Path(scratch, "temporary"))  # where only ours are counted
+        Path(tempfile.tempdir).mkdir()
         prepare(Path(scratch, "clips"), start)
         if options.what == "kills":
             result = kills(start, options.kills, options.epochs, options.save_seconds, draw)
@@ -282,7 +284,6 @@ def mixed(start: Path, seconds: float, draw: random.Random) -> dict[str, Any]:
     expected = [outcome(whole, fold) for fold in range(2)]
     noted = start.with_name("noted.jsonl")
     until = time.monotonic() + seconds
-    temporary = files_in(Path(tempfile.gettempdir()))
     resident = begin(lambda: again_and_again(shutil.copytree(start, start.with_name("resident")), until, noted))
     counts = dict.fromkeys(("runs ended", "killed", "refused", "lost"), 0)
     while time.monotonic() < until:
@@ -308,16 +309,12 @@ def mixed(start: Path, seconds: float, draw: random.Random) -> dict[str, Any]:
     counts["lost"] += resident.exitcode != 0
     return counts | {
         "runs in one process": len(table),
-        "MiB at a quarter, at the end": [round(settled["mib"].iloc[place], 1) for place in (0, -1)],
+        "MiB at a quarter, at the end": [round(float(settled["mib"].iloc[place]), 1) for place in (0, -1)],
         "growth of its halves' medians, MiB": round(float(growth["mib"]), 2),
         "open files, growth": [int(table["files"].iloc[-1]), int(growth["files"])],
         "threads, growth": [int(table["threads"].iloc[-1]), int(growth["threads"])],
-        "temporary files left": len(files_in(Path(tempfile.gettempdir())) - temporary),
+        "temporary files left": len(list(Path(tempfile.gettempdir()).iterdir())),
     }
-
-
-def files_in(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
 
 
 def again_and_again(work: Path, until: float, noted: Path) -> None:
