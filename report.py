@@ -44,7 +44,8 @@ def report(config: ReportConfig, typed: str = "python report.py") -> None:
     runs = find_runs(clips, config.runs)
     systems = score_runs(clips, runs)
     if not systems:
-        raise UserError(f"{config.work}: no fold is finished yet, {runs[0].note}; {runs[0].command or 'train folds'}")
+        first = f"{runs[0].name}: {runs[0].note}; {runs[0].command}".rstrip("; ")
+        raise UserError(f"{config.work}: no predictions to judge. {first}")
     ensembles = find_ensemble(clips, runs)
     if config.compare:
         a, b = (named(systems, ensembles, name) for name in config.compare)

@@ -135,7 +135,11 @@ def read_run(clips: HeldOut, name: str) -> Run | None:
         probabilities[:, clips.fold == fold] = part.probabilities[:views]
         rows |= clips.fold == fold
     missing = [fold for fold in range(clips.folds) if fold not in good]
-    problems = [f"fold {fold}: {part.problem}" for fold, part in parts if part is not None and part.problem]
+    troubled: dict[str, list[int]] = {}
+    for fold, found in parts:
+        if found is not None and found.problem:
+            troubled.setdefault(found.problem, []).append(fold)
+    problems = [f"fold {_joined(which)}: {problem}" for problem, which in troubled.items()]
     stale = any(part is not None and part.stale for _, part in parts)
     untrained = [fold for fold, part in parts if part is None]
     if len(untrained) == clips.folds:
@@ -216,17 +220,9 @@ def _command(
     It is the one that trained another fold, where that is known. Else it does no more than name the run, whose folds'
     configurations are `configs`; "" where even they are not known.
     """
-    import pandas as pd
-
     from train import naming_options, with_folds
 
-    path = clips.work / "runs" / "summary.csv"
-    typed = ""
-    if path.exists():
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        whole = ~table["command"].str.contains("--limit")  # a dry run's would be one again
-        commands = table.loc[(table["run"] == name) & whole, "command"]
-        typed = str(commands.iloc[-1]) if len(commands) else ""
+    typed = _typed(clips.work, name)
     again = " --restart" if stale and "--restart" not in typed else ""
     if typed:
         return with_folds(typed, _joined(missing)) + again, ""
@@ -237,6 +233,27 @@ def _command(
     options = shlex.join(naming_options(clips.work, config, tag))
     command = f"python train.py {options} -f {_joined(missing)}{again}"
     return command, "; add to the command the other options that it was trained with"
+
+
+def _typed(work: Path, run: str) -> str:
+    """The last train.py command on record that trained a fold of `run`, for `work` as it is called now; "": none."""
+    import pandas as pd
+
+    from train import work_option
+
+    kept = []
+    try:
+        table = pd.read_csv(work / "runs" / "summary.csv", dtype=str, keep_default_na=False)
+        whole = ~table["command"].str.contains("--limit")  # a dry run's would be one again
+        words = iter(shlex.split(table.loc[(table["run"] == run) & whole, "command"].iloc[-1]))
+    except (OSError, ValueError, KeyError, IndexError):  # not there, not what train.py wrote, or without this run
+        return ""
+    for word in words:  # the folder may have moved since, or have been copied
+        if word in ("-w", "--work"):
+            next(words, None)
+        elif not word.startswith(("-w", "--work=")):
+            kept.append(word)
+    return shlex.join([*kept, *work_option(work)])
 
 
 def _joined(folds: Sequence[int]) -> str:

@@ -92,15 +92,16 @@ def test_the_ensemble_labels_clips(work: Path, tmp_path: Path, capsys: pytest.Ca
 def test_a_run_that_is_not_complete_says_what_completes_it(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.rmtree(work / "runs" / RUN / "fold1")
     with (work / "runs" / "summary.csv").open("w") as file:
-        file.write(f"run,fold,command\n{RUN},0,python train.py -t 32 -f all -g cpu\n")
+        file.write(f"run,fold,command\n{RUN},0,python train.py -w moved -t 32 -f all -g cpu\n")
         file.write(f"{RUN},1,python train.py -t 32 -f 1 --limit 7\n")  # a dry run does not complete anything
     runs = {run.name: run for run in find_runs(held_out_clips(work))}
     assert (runs[RUN].status, runs[RUN].folds) == (INCOMPLETE, (0,))
-    assert runs[RUN].command == "python train.py -t 32 -g cpu -f 1"
+    assert runs[RUN].command == f"python train.py -t 32 -g cpu -w {work} -f 1"
     assert runs[f"{MODEL}-16x16-1"].status == COMPLETE
     assert report.main(["-w", str(work), "--no-audio"]) == 0
-    assert "python train.py -t 32 -g cpu -f 1" in capsys.readouterr().out
+    assert f"python train.py -t 32 -g cpu -w {work} -f 1" in capsys.readouterr().out
     assert {member.run for member in read_ensemble(work).members} == {f"{MODEL}-16x16-1"}
+    (work / "runs" / "summary.csv").write_text("what is this")
     shutil.rmtree(work / "runs" / f"{MODEL}-16x16-1" / "fold0")  # now none is complete
     assert report.main(["-w", str(work), "--no-audio"]) == 0
     said = capsys.readouterr().out
@@ -116,7 +117,7 @@ def test_a_run_that_is_not_complete_says_what_completes_it(work: Path, capsys: p
         ("checkpoint", STALE, "fold 1: its checkpoint cannot be read"),
         ("nan", STALE, "fold 1: its probabilities are not numbers"),
         ("names", STALE, "fold 1: oof.npz is of other clips"),
-        ("folds", STALE, "fold 0: trained on other folds or labels; fold 1: trained on other folds or labels"),
+        ("folds", STALE, "fold 0,1: trained on other folds or labels"),
         ("running", INCOMPLETE, "fold 1: 3 of 13 epochs done"),
         ("dry", INCOMPLETE, "fold 1: a dry run on 7 clips"),
     ],
