@@ -649,7 +649,8 @@
         { class: "charts" },
         report.factors.map((factor) => {
           const top = Math.max(0.01, rounded(0, range(factor.bins.flatMap((bin) => bin.error))[1])[1]);
-          const marks = factor.bins.map((_, i) => i);
+          const apart = Math.ceil(factor.bins.length / 3); // there is room for three labels; the others show under the pointer
+          const marks = factor.bins.map((_, i) => i).filter((i) => i % apart === 0);
           const { chart, px, py } = axes(
             `Share of errors by ${factor.name}`,
             { domain: [-0.5, factor.bins.length - 0.5], label: factor.unit ? `${factor.name}, ${factor.unit}` : factor.name, marks, written: (i) => factor.bins[i].label },

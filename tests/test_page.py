@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -316,3 +317,19 @@ def test_odd_reports_are_drawn_to_the_end(tab: Tab, tmp_path: Path, odd: str) ->
     assert tab.evaluate("document.querySelector('footer').textContent").startswith("Intervals are")
     assert tab.complaints()[before:] == []
     assert tab.evaluate("document.documentElement.scrollWidth") <= 1200
+
+
+def test_no_label_of_a_chart_lies_on_another(tab: Tab, report: dict[str, Any], tmp_path: Path) -> None:
+    made = copy.deepcopy(report)
+    for factor in made["factors"]:
+        factor["bins"] = [{**factor["bins"][0], "label": f"-{90 - n} to -{89 - n}"} for n in range(10)]
+    write_page(tmp_path / "report.html", made)
+    tab.goto(tmp_path / "report.html")
+    rows = tab.evaluate(
+        "[...document.querySelectorAll('#factors svg')].map(chart => "
+        "[...chart.querySelectorAll('text[text-anchor=middle]')].map(text => text.getBoundingClientRect())"
+        ".map(({left, right}) => [left, right]))"
+    )
+    for row in rows:
+        assert len(row) == 3
+        assert all(right < left for (_, right), (left, _) in itertools.pairwise(row))
