@@ -38,11 +38,14 @@ def report(config: ReportConfig, typed: str = "python report.py") -> None:
     from reporting.page import write_page
     from reporting.systems import all_compared, best, compared, find_ensemble, named, score_runs, write_chosen
 
+    if config.export:
+        spare_decisions(config.export, config.work)
     clips = held_out_clips(config.work)
     runs = find_runs(clips, config.runs)
     systems = score_runs(clips, runs)
     if not systems:
-        raise UserError(f"{config.work}: no fold is finished yet, {runs[0].note}; {runs[0].command or 'train folds'}")
+        first = f"{runs[0].name}: {runs[0].note}; {runs[0].command}".rstrip("; ")
+        raise UserError(f"{config.work}: no predictions to judge. {first}")
     ensembles = find_ensemble(clips, runs)
     if config.compare:
         a, b = (named(systems, ensembles, name) for name in config.compare)
@@ -50,8 +53,8 @@ def report(config: ReportConfig, typed: str = "python report.py") -> None:
         return
     print(table_of(runs, systems, ensembles))
     for run in runs:
-        if run.command:
-            print(f"{run.name}: {run.status}, {run.note}\n  {run.command}")
+        if run.note:
+            print(f"{run.name}: {run.status}, {run.note}" + (f"\n  {run.command}" if run.command else ""))
     subject = named(systems, ensembles, config.subject) if config.subject else best(systems, ensembles)
     findings = Findings(clips, subject, clips.loud_over_quiet())
     comparisons = all_compared(clips, systems, ensembles)
@@ -69,16 +72,37 @@ def report(config: ReportConfig, typed: str = "python report.py") -> None:
         print(f"next: {ensembles.command}")
 
 
+def spare_decisions(path: Path, work: Path) -> None:
+    """UserError where a list of suspects at `path`, to be written anew, holds decisions that are not on record yet."""
+    from relabel import READ_COLUMNS, read_record, unshielded
+    from source import read_rows
+
+    if not path.exists():
+        return
+    header, rows = read_rows(path)
+    if not set(READ_COLUMNS) <= set(header):
+        raise UserError(f"{path}: is there, and no list of suspects: name another file")
+    record = read_record(work)
+    fname, action = header.index("fname"), header.index("action")
+    decided = [unshielded(row[fname]) for _, row in rows if len(row) > max(fname, action) and row[action].strip()]
+    if lost := [name for name in decided if name not in record]:
+        raise UserError(
+            f"{path}: has {len(lost):,} decisions that are not on record yet, {lost[0]!r} the first: give it to "
+            "preprocess.py --relabel before, or name another file"
+        )
+
+
 def export(path: Path, clips: HeldOut, findings: Findings) -> None:
     """Write the list of suspected labels, without those that a person has decided on already."""
     from relabel import read_record
     from reporting.suspects import write_suspects
+    from train import work_option
 
     count = write_suspects(path, findings.table, clips.classes, findings.judged, read_record(clips.work))
-    options = ["-i", str(clips.root), "-w", str(clips.work), "--relabel", str(path)]
+    options = [*work_option(clips.work), "--relabel", str(path)]
     print(
         f"{path}: {count:,} clips to listen to; fill in its action column (relabel, drop, keep), then\n"
-        f"  {shlex.join(['python', 'preprocess.py', *options])} (and the other options given then)"
+        f"  {shlex.join(['python', 'preprocess.py', *options])}"
     )
 
 

@@ -515,7 +515,6 @@ def conclude(config: TrainConfig, runs: Sequence[RunConfig]) -> None:
     folders = [fold_folder(config, run) for run in runs]
     missing = [str(run.fold) for run, folder in zip(runs, folders, strict=True) if finished_run(folder) != run]
     full = config.folds == (FULL,)
-    work = ["-w", str(config.work)] if config.work != Path("work") else []
     if missing and not full:
         print(f"next: {with_folds(config.command, ','.join(missing))}")
         return
@@ -523,11 +522,21 @@ def conclude(config: TrainConfig, runs: Sequence[RunConfig]) -> None:
         right = np.concatenate([out_of_fold_hits(folder / "oof.npz") for folder in folders])
         said = format_accuracy(float(right.mean()), len(right))
         print(f"all {len(runs)} folds: out-of-fold accuracy {said}")
-        print(f"{shlex.join(['python', 'report.py', *work])} says what it gets wrong, and which runs to put together")
-    n_mels, frames = runs[0].features.n_mels, runs[0].features.frames
-    size = ["-t", str(n_mels)] if n_mels == frames else ["--n-mels", str(n_mels), "--frames", str(frames)]
-    options = [*work, *size, "-m", config.model, *(["--tag", config.tag] if config.tag else [])]
+        again = shlex.join(["python", "report.py", *work_option(config.work)])
+        print(f"{again} says what it gets wrong, and which runs to put together")
+    options = naming_options(config.work, runs[0], config.tag)
     print(f"next: python inference.py {shlex.join(options)} -f {FULL if full else len(runs)} -a y")
+
+
+def work_option(work: Path) -> list[str]:
+    return ["-w", str(work)] if work != Path("work") else []
+
+
+def naming_options(work: Path, run: RunConfig, tag: str) -> list[str]:
+    """The options that name a run, of train.py as of inference.py."""
+    n_mels, frames = run.features.n_mels, run.features.frames
+    size = ["-t", str(n_mels)] if n_mels == frames else ["--n-mels", str(n_mels), "--frames", str(frames)]
+    return [*work_option(work), *size, "-m", run.model, *(["--tag", tag] if tag else [])]
 
 
 def out_of_fold_hits(path: Path) -> NDArray[np.bool_]:

@@ -293,7 +293,10 @@ def _weak(group: Ints, right: NDArray[np.bool_]) -> list[dict[str, Any]]:
     clips, errors = np.bincount(group), np.bincount(group, ~right)
     worst = np.argsort(-errors / np.maximum(clips, 1))[:25]
     shares = [(int(g), float(errors[g] / clips[g])) for g in worst]
-    return [{"name": f"{g:08x}", "clips": clips[g], "error": [e, *wilson_interval(e, clips[g])]} for g, e in shares]
+    return [
+        {"name": f"{g:08x}", "weak": i < 5, "clips": clips[g], "error": [e, *wilson_interval(e, clips[g])]}
+        for i, (g, e) in enumerate(shares)
+    ]
 
 
 def _factor(name: str, unit: str, values: Floats, right: NDArray[np.bool_]) -> dict[str, Any]:

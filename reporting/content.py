@@ -26,6 +26,8 @@ CLOSE_CALLS = 100
 TYPICAL = 2  # clips of each class, of which the networks are surest
 TOP = 3  # classes shown of a clip
 PAIRS, GROUPS, DUPLICATES = 15, 20, 100  # listed
+WELL_CALIBRATED = 0.02  # calibration error
+MOST_LETTERS = 40  # of a class's name in a sentence
 
 SUSPECT, CONFIDENT, ERROR, CLOSE, DUPLICATE, TYPICAL_CLIP = (
     "suspected label",
@@ -52,7 +54,10 @@ class Findings:
         self.wrong = self.predicted != self.truth
         self.coverage: Coverage = coverage(self.truth, system.probabilities, clips.fold[self.position], self.group)
         self.pairs = suspects.confused_pairs(self.truth, self.predicted, len(clips.classes))
-        self.weak = suspects.weak_groups(self.wrong, self.group)
+        weak = suspects.weak_groups(self.wrong, self.group)
+        named = np.array([bool(name) for name in clips.group_names])
+        self.weak = weak[named[weak["group"].to_numpy()]]  # a clip without a speaker is a group, but none to name
+        self.speakers = np.unique(self.group[named[self.group]])
         self.twins = suspects.disagreeing_duplicates(self.table["cluster"].tolist(), self.truth, self.predicted)
         self.loud_over_quiet = loud_over_quiet[self.position]
 
@@ -121,7 +126,7 @@ def make_report(
         "task": {
             "clips": len(clips),
             "classes": list(clips.classes),
-            "groups": len(set(clips.group.tolist())) if clips.grouped else None,
+            "groups": sum(map(bool, clips.group_names)) if clips.grouped else None,
             "folds": clips.folds,
             "sample_rate": clips.sample_rate,
             "seconds": clips.clip_samples / clips.sample_rate,
@@ -152,17 +157,18 @@ def make_report(
         ],
         "groups": [
             {
-                "name": clips.group_names[int(row["group"])] + ("" if row["weak"] else " (within chance)"),
+                "name": clips.group_names[int(row["group"])],
+                "weak": bool(row["weak"]),
                 "clips": int(row["clips"]),
                 "error": (row["rate"], row["low"], row["high"]),
             }
-            for row in (findings.weak.head(GROUPS).to_dict("records") if clips.grouped else [])
+            for row in findings.weak.head(GROUPS).to_dict("records")
         ],
         "factors": [_factor(findings, *one) for one in findings.factors()],
         "duplicates": [
             {
                 "clips": [position[row] for row in twins if row in position],
-                "note": f"{labels} labels, taken for {predictions} classes",
+                "note": f"{counted(labels, 'label')}, taken for {predictions} class{'es' if predictions > 1 else ''}",
             }
             for labels, predictions, twins in zip(
                 findings.twins["labels"][:DUPLICATES],
@@ -170,6 +176,7 @@ def make_report(
                 findings.twins["clips"][:DUPLICATES],
                 strict=True,
             )
+            if any(row in position for row in twins)
         ],
         "clips": _clips(findings, rows, problems, audio, mel),
         "media_note": f"{heard:,} of {len(rows):,} listed clips can be heard here ({codec}), as the networks hear them."
@@ -390,46 +397,110 @@ def say(
     """The findings in plain sentences, the most important first."""
     system = findings.system
     scores = system.summary.overall
+    name = _in_words(ensembles) if ensembles and system is ensembles.system else system.name
+    judged = counted(scores.clips, "clip")
+    if clips.grouped:
+        judged += f", {counted(len(findings.speakers), 'speaker')}"
     sentences = [
-        f"{system.name} labels {percent(scores.accuracy)} of the clips right that its networks were not trained on"
-        f" ({scores.clips:,} clips{f', {scores.groups:,} speakers' if clips.grouped else ''})."
+        f"{name} labels {percent(scores.accuracy)} of the clips right that its networks were not trained on ({judged})."
     ]
     if not system.complete:
-        sentences.append("Not all folds are trained, so part of the clips is not judged yet.")
+        sentences.append(
+            f"Not all folds are trained: only {scores.clips:,} of {counted(len(clips), 'clip')} are judged yet."
+        )
     if ensembles and comparisons and comparisons[0][0] is ensembles.system:
         sentences.append(_gain(ensembles, comparisons[0]))
-    calibration = scores.calibration_error
-    meaning = "mean what they say" if calibration.value <= 0.02 else "should not be taken at their word"
-    sentences.append(f"Its probabilities {meaning}: they are off by {percent(calibration)} on average.")
+    sentences.append(meaning(scores.calibration_error))
     found = findings.coverage
     if np.isfinite(found.threshold) and found.share.value > 0:
         sentences.append(
-            f"{percent(found.share)} of the clips can be labelled without a person at a precision of "
-            f"{found.target:.0%}: those with a probability of at least {found.threshold:.3f}."
+            f"{percent(found.share)} of the clips can be labelled without a person, {percent(found.precision)} of those"
+            f" rightly, where {_target(found)} is aimed at: those with a probability of at least"
+            f" {_probability(found.threshold)}."
         )
+    else:
+        sentences.append(f"No clips can be picked by their probability so that {_target(found)} are labelled rightly.")
     if len(findings.pairs):
         said = [
-            f"{clips.classes[int(row['a'])]}/{clips.classes[int(row['b'])]} ({int(row['errors'])})"
+            f"{_shortened(clips.classes[int(row['a'])])}/{_shortened(clips.classes[int(row['b'])])}"
+            f" ({int(row['errors'])})"
             for row in findings.pairs.head(3).to_dict("records")
         ]
-        sentences.append(f"Most confused: {', '.join(said)}; {int(findings.wrong.sum()):,} errors in all.")
-    suspected = int(findings.judged["suspected"].sum())
-    if suspected:
-        sentences.append(f"{suspected:,} labels are suspected of being wrong: listen to the first of them below.")
-    if clips.grouped and (weak := int(findings.weak["weak"].sum())):
-        sentences.append(f"{weak} speakers are labelled worse than chance allows for.")
+        sentences.append(f"Most confused: {', '.join(said)}; {counted(int(findings.wrong.sum()), 'error')} in all.")
+    else:
+        sentences.append("There is no error, so nothing is confused.")
+    if suspected := int(findings.judged["suspected"].sum()):
+        are = "is" if suspected == 1 else "are"
+        sentences.append(
+            f"{counted(suspected, 'label')} {are} suspected of being wrong: listen to the first clips listed below."
+        )
+    if weak := int(findings.weak["weak"].sum()):
+        are = "is" if weak == 1 else "are"
+        sentences.append(f"{counted(weak, 'speaker')} {are} labelled worse than chance allows for.")
     if torn := int((findings.twins["labels"] > 1).sum()):
-        sentences.append(f"{torn} near duplicates bear different labels.")
+        bear = "cluster of near duplicates bears" if torn == 1 else "clusters of near duplicates bear"
+        sentences.append(f"{torn:,} {bear} different labels.")
     if waiting := [run for run in runs if run.status != COMPLETE]:
-        sentences.append(f"{len(waiting)} of {len(runs)} runs are not complete; the table says what completes them.")
+        of = f"{len(waiting)} of {len(runs)} runs are" if len(runs) > 1 else "The run is"
+        sentences.append(f"{of} not complete; the table of runs says what to do.")
     return sentences
 
 
+def _in_words(ensembles: Ensembles) -> str:
+    """The chosen ensemble, to begin a sentence with."""
+    method = ensembles.choice.method
+    if method == "single":
+        run = ensembles.members[int(ensembles.chosen.final.weights.argmax())][0]
+        return f"{run}, with a temperature,"
+    return {"mean": "The mean of all runs", "greedy": "The ensemble of greedy selection"}.get(
+        method, "The ensemble of maximum likelihood"
+    )
+
+
 def _gain(ensembles: Ensembles, comparison: tuple[System, System, Comparison]) -> str:
+    """What the chosen ensemble does against the best run."""
     _, run, found = comparison
+    if len(ensembles.runs) == 1:
+        return "Only one run is complete: train another network or size, and an ensemble may be better."
+    gain = found.accuracy
     if ensembles.choice.method == "single":
-        return f"No ensemble is clearly better than the best run alone. {ensemble_verdict(ensembles)}"
-    return f"Against the best run, {run.name}, it gains {points(found.accuracy)}. {ensemble_verdict(ensembles)}"
+        said = "No ensemble is clearly better than one run alone."
+    elif gain.low > 0:
+        said = f"It is more often right than the best run, {run.name}: {points(gain)}."
+    elif gain.high < 0:
+        said = f"It is less often right than the best run, {run.name}: {points(gain)}; log loss decides."
+    else:
+        said = f"It is not clearly more often right than the best run, {run.name}: {points(gain)}."
+    return f"{said} {ensemble_verdict(ensembles)}"
+
+
+def meaning(error: Interval) -> str:
+    """Whether probabilities can be believed, from their calibration error."""
+    if error.value <= WELL_CALIBRATED:
+        return f"Its probabilities mean what they say: they are off by {percent(error)} on average."
+    if error.low == 0:  # see `scores.calibration_interval`
+        return f"Its probabilities are off by {percent(error)} on average, which may be chance: there are few clips."
+    return f"Its probabilities should not be taken at their word: they are off by {percent(error)} on average."
+
+
+def counted(count: int, noun: str) -> str:
+    """1 clip, 2,000 clips."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _target(found: Coverage) -> str:
+    return f"{100 * found.target:.0f} %"
+
+
+def _probability(value: float) -> str:
+    """With three digits, or as many as keep one below 1 from looking like 1."""
+    return f"{value:.3f}" if value < 0.9995 or value == 1 else f"{value:.7f}".rstrip("0")
+
+
+def _shortened(name: str) -> str:
+    """A name for a sentence, which could be reversed by some of the characters that cannot be seen."""
+    seen = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)
+    return seen if len(seen) <= MOST_LETTERS else f"{seen[: MOST_LETTERS - 1]}…"
 
 
 def percent(interval: Interval) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from arg import FULL, FeatureConfig, RunConfig, UserError
+from arg import FULL, FeatureConfig, RunConfig, UserError, run_name
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -97,7 +97,7 @@ class Run:
     probabilities: NDArray[np.float32]  # (views, n, C), zero where not `rows`; (0, n, C) where there are none
     history: dict[int, list[dict[str, float]]]  # by fold
     seconds: float | None  # of training, all folds
-    features: FeatureConfig | None  # None where no fold's checkpoint can be read
+    features: FeatureConfig | None  # of `folds`; None where there are none
 
     @property
     def mean(self) -> NDArray[np.float32]:
@@ -107,6 +107,8 @@ class Run:
 
 def find_runs(clips: HeldOut, only: Sequence[str] = ()) -> list[Run]:
     """Every run under runs/, or those in `only`, by name. UserError where there is none, or one in `only` is not."""
+    from train import work_option
+
     folder = clips.work / "runs"
     names = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     if unknown := [name for name in only if name not in names]:
@@ -114,7 +116,8 @@ def find_runs(clips: HeldOut, only: Sequence[str] = ()) -> list[Run]:
     found = (read_run(clips, name) for name in names if name in only or not only)
     runs = [run for run in found if run is not None]
     if not runs:
-        raise UserError(f"{folder}: no run yet; train one with python train.py{_work_option(clips.work)}")
+        train = shlex.join(["python", "train.py", *work_option(clips.work)])
+        raise UserError(f"{folder}: no run yet; train one with {train}")
     return runs
 
 
@@ -132,25 +135,30 @@ def read_run(clips: HeldOut, name: str) -> Run | None:
         probabilities[:, clips.fold == fold] = part.probabilities[:views]
         rows |= clips.fold == fold
     missing = [fold for fold in range(clips.folds) if fold not in good]
-    problems = [f"fold {fold}: {part.problem}" for fold, part in parts if part is not None and part.problem]
+    troubled: dict[str, list[int]] = {}
+    for fold, found in parts:
+        if found is not None and found.problem:
+            troubled.setdefault(found.problem, []).append(fold)
+    problems = [f"fold {_joined(which)}: {problem}" for problem, which in troubled.items()]
     stale = any(part is not None and part.stale for _, part in parts)
-    if problems:
-        note = "; ".join(problems)
-    elif len(missing) == clips.folds:
-        note = "trained on every clip: nothing is held out"
-    else:
-        note = f"fold {', '.join(map(str, missing))} not trained" if missing else ""
+    untrained = [fold for fold, part in parts if part is None]
+    if len(untrained) == clips.folds:
+        problems = ["trained on every clip: nothing is held out"]
+    elif untrained:
+        problems.append(f"fold {_joined(untrained)} not trained")
+    configs = [part.config for _, part in parts if part is not None]
+    command, remark = _command(clips, name, configs, missing, stale) if missing else ("", "")
     return Run(
         name=name,
         status=STALE if stale else INCOMPLETE if missing else COMPLETE,
-        note=note,
-        command=_command(clips, name, missing, stale) if missing else "",
+        note="; ".join(problems) + remark,
+        command=command,
         folds=tuple(good),
         rows=rows,
         probabilities=probabilities,
         history={fold: part.history for fold, part in parts if part is not None and part.history},
         seconds=sum(part.seconds for part in good.values()) if good else None,
-        features=next((part.features for _, part in parts if part is not None and part.features), None),
+        features=next((part.config.features for part in good.values() if part.config), None),
     )
 
 
@@ -163,7 +171,7 @@ class _Fold:
     stale: bool = False
     history: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
-    features: FeatureConfig | None = None
+    config: RunConfig | None = None  # None where the checkpoint cannot be read
 
 
 def _read_fold(clips: HeldOut, folder: Path, fold: int) -> _Fold | None:
@@ -177,18 +185,20 @@ def _read_fold(clips: HeldOut, folder: Path, fold: int) -> _Fold | None:
         return None
     config: RunConfig = checkpoint["config"]
     if config.folds_hash != clips.folds_hash or config.classes != clips.classes:
-        return _Fold(problem="trained on other folds or labels", stale=True)
-    found = _Fold(history=checkpoint.get("history", []), features=config.features)
+        return _Fold(problem="trained on other folds or labels", stale=True, config=config)
+    found = _Fold(history=checkpoint.get("history", []), config=config)
     if not checkpoint["finished"]:
-        return replace(found, problem=f"stopped after epoch {checkpoint.get('epoch', 0)}")
+        return replace(found, problem=f"{checkpoint.get('epoch', 0)} of {config.optim.epochs} epochs done")
     if config.limit:
         return replace(found, problem=f"a dry run on {config.limit} clips")
     held_out = clips.fold == fold
     try:
         with np.load(folder / "oof.npz") as part:
             probabilities, fname, target = part["probabilities"], part["fname"], part["target"]
+    except FileNotFoundError:
+        return replace(found, problem="oof.npz is missing")
     except (OSError, KeyError, ValueError, zipfile.BadZipFile, EOFError):
-        return replace(found, problem="oof.npz is missing or damaged")
+        return replace(found, problem=f"{folder / 'oof.npz'} is damaged: delete it first, and it is made again")
     shape = (int(held_out.sum()), len(clips.classes))
     if (
         probabilities.ndim != 3
@@ -202,24 +212,49 @@ def _read_fold(clips: HeldOut, folder: Path, fold: int) -> _Fold | None:
     return replace(found, probabilities=probabilities, seconds=float(checkpoint.get("seconds", 0.0)))
 
 
-def _command(clips: HeldOut, name: str, missing: Sequence[int], stale: bool) -> str:
-    """A train.py command for the folds that are missing, after the one that trained another fold of the run."""
+def _command(
+    clips: HeldOut, name: str, configs: Sequence[RunConfig | None], missing: Sequence[int], stale: bool
+) -> tuple[str, str]:
+    """A train.py command for the folds that are missing, and what there is to say of it.
+
+    It is the one that trained another fold, where that is known. Else it does no more than name the run, whose folds'
+    configurations are `configs`; "" where even they are not known.
+    """
+    from train import naming_options, with_folds
+
+    typed = _typed(clips.work, name)
+    again = " --restart" if stale and "--restart" not in typed else ""
+    if typed:
+        return with_folds(typed, _joined(missing)) + again, ""
+    config = next(filter(None, configs), None)
+    if config is None:
+        return "", ""
+    tag = name.removeprefix(run_name(config.model, config.features.n_mels, config.features.frames)).removeprefix("-")
+    options = shlex.join(naming_options(clips.work, config, tag))
+    command = f"python train.py {options} -f {_joined(missing)}{again}"
+    return command, "; add to the command the other options that it was trained with"
+
+
+def _typed(work: Path, run: str) -> str:
+    """The last train.py command on record that trained a fold of `run`, for `work` as it is called now; "": none."""
     import pandas as pd
 
-    from train import with_folds
+    from train import work_option
 
-    path = clips.work / "runs" / "summary.csv"
-    typed = ""
-    if path.exists():
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        commands = table.loc[table["run"] == name, "command"]
-        typed = str(commands.iloc[-1]) if len(commands) else ""
-    if not typed:
-        typed = f"python train.py{_work_option(clips.work)} (with the options of {name})"
-    folds = ",".join(map(str, missing))
-    again = " --restart" if stale and "--restart" not in typed else ""
-    return with_folds(typed, folds) + again
+    kept = []
+    try:
+        table = pd.read_csv(work / "runs" / "summary.csv", dtype=str, keep_default_na=False)
+        whole = ~table["command"].str.contains("--limit")  # a dry run's would be one again
+        words = iter(shlex.split(table.loc[(table["run"] == run) & whole, "command"].iloc[-1]))
+    except (OSError, ValueError, KeyError, IndexError):  # not there, not what train.py wrote, or without this run
+        return ""
+    for word in words:  # the folder may have moved since, or have been copied
+        if word in ("-w", "--work"):
+            next(words, None)
+        elif not word.startswith(("-w", "--work=")):
+            kept.append(word)
+    return shlex.join([*kept, *work_option(work)])
 
 
-def _work_option(work: Path) -> str:
-    return "" if work == Path("work") else f" -w {shlex.quote(str(work))}"
+def _joined(folds: Sequence[int]) -> str:
+    return ",".join(map(str, folds))

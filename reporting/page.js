@@ -329,7 +329,9 @@
     const losses = (fold) => [...fold.train_loss, ...fold.valid_loss];
     /** Marks around the positive values, which a logarithmic axis can show. */
     const span = (values) => {
-      const [low, high] = range(values.filter((value) => value > 0));
+      const positive = values.filter((value) => value > 0);
+      if (!positive.length) return [0.001, 1]; // no error in any epoch: nothing to draw, but an axis
+      const [low, high] = range(positive);
       const marks = logTicks(low / 10, high * 10);
       return [marks.findLast((mark) => mark <= low * 1.001), marks.find((mark) => mark >= high * 0.999 && mark > low)];
     };
@@ -626,7 +628,7 @@
     input.value = nearest(reached ? reached.threshold : 0.9);
     if (steps.length) tell();
     const words = reached
-      ? `${percent(reached.coverage)} of the clips can be labelled with ${percent(target, 0)} right: those with a confidence of ${percent(reached.threshold)} or more (${percent(reached.precision[0])} right, ${interval(reached.precision)}).`
+      ? `${percent(reached.coverage)} of the clips can be labelled, ${percent(reached.precision[0])} (${interval(reached.precision)}) of them rightly, where ${percent(target, 0)} is aimed at: those with a confidence of ${percent(reached.threshold, reached.threshold > 0.999 ? 3 : 1)} or more.`
       : `No threshold reaches ${percent(target, 0)}.`;
     return h(
       "figure",
@@ -647,7 +649,8 @@
         { class: "charts" },
         report.factors.map((factor) => {
           const top = Math.max(0.01, rounded(0, range(factor.bins.flatMap((bin) => bin.error))[1])[1]);
-          const marks = factor.bins.map((_, i) => i);
+          const apart = Math.ceil(factor.bins.length / 3); // there is room for three labels; the others show under the pointer
+          const marks = factor.bins.map((_, i) => i).filter((i) => i % apart === 0);
           const { chart, px, py } = axes(
             `Share of errors by ${factor.name}`,
             { domain: [-0.5, factor.bins.length - 0.5], label: factor.unit ? `${factor.name}, ${factor.unit}` : factor.name, marks, written: (i) => factor.bins[i].label },
@@ -680,7 +683,12 @@
             h(
               "tr",
               {},
-              h("th", { scope: "row", class: "name" }, link(group.name, () => gallery.show({ only: { text: `speaker ${group.name}`, test: (id) => clips.group[id] === group.name } }), `Clips of speaker ${group.name}`)),
+              h(
+                "th",
+                { scope: "row", class: "name" },
+                link(group.name, () => gallery.show({ only: { text: `speaker ${group.name}`, test: (id) => clips.group[id] === group.name } }), `Clips of speaker ${group.name}`),
+                !group.weak && h("span", { class: "soft" }, " (within chance)"),
+              ),
               number(count(group.clips)),
               number(rated(group.error)),
               h("td", {}, shown.row(group.error)),

@@ -155,6 +155,7 @@ class Pair(TypedDict):
 
 class Group(TypedDict):
     name: str
+    weak: bool  # more than chance allows for
     clips: int
     error: Rate
 

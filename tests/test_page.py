@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -265,6 +266,15 @@ def test_the_theme_can_be_changed(tab: Tab) -> None:
     assert tab.evaluate(ground) == light
 
 
+def test_a_weak_speaker_opens_its_clips(tab: Tab, report: dict[str, Any]) -> None:
+    named = [group["name"] for group in report["groups"]]
+    speaker = next(i for i, name in enumerate(named) if i and name in report["clips"]["group"])
+    tab.evaluate(f"document.querySelectorAll('#speakers button')[{speaker}].click()")
+    assert tab.evaluate(CARDS) == listed(report, group=named[speaker])[:24]
+    said = tab.evaluate(f"document.querySelectorAll('#speakers tbody th')[{len(named) - 1}].textContent")
+    assert said.endswith("(within chance)")
+
+
 def test_hostile_names_are_text_and_nothing_was_loaded_or_complained_of(tab: Tab) -> None:
     """Last: of everything that the tests above did."""
     shown = tab.evaluate("document.body.innerText")
@@ -288,3 +298,38 @@ def test_the_policy_stops_what_would_slip_through(tab: Tab) -> None:
     assert blocked == ["csp"]
     assert not [method for method, _ in tab.events if method == "Page.javascriptDialogOpening"]
     assert any("inline event handler" in complaint for complaint in tab.complaints())
+
+
+@pytest.mark.parametrize("odd", ["no errors", "long names", "two classes"])
+def test_odd_reports_are_drawn_to_the_end(tab: Tab, tmp_path: Path, odd: str) -> None:
+    made = made_report(200, CLASSES[:2] if odd == "two classes" else CLASSES, sounds=1, listed=50)
+    if odd == "long names":
+        made["task"]["classes"] = made["verdict"] = [f"{name}{'é' * 195}" for name in CLASSES]
+    if odd == "no errors":
+        for run in made["runs"]:
+            for fold in run["history"]:
+                fold["valid_accuracy"] = np.ones(len(fold["epoch"]))
+        made |= {"pairs": [], "groups": [], "duplicates": []}
+        made["coverage"]["at_target"] = None
+    write_page(tmp_path / "report.html", made)
+    before = len(tab.complaints())
+    tab.goto(tmp_path / "report.html")
+    assert tab.evaluate("document.querySelector('footer').textContent").startswith("Intervals are")
+    assert tab.complaints()[before:] == []
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 1200
+
+
+def test_no_label_of_a_chart_lies_on_another(tab: Tab, report: dict[str, Any], tmp_path: Path) -> None:
+    made = copy.deepcopy(report)
+    for factor in made["factors"]:
+        factor["bins"] = [{**factor["bins"][0], "label": f"-{90 - n} to -{89 - n}"} for n in range(10)]
+    write_page(tmp_path / "report.html", made)
+    tab.goto(tmp_path / "report.html")
+    rows = tab.evaluate(
+        "[...document.querySelectorAll('#factors svg')].map(chart => "
+        "[...chart.querySelectorAll('text[text-anchor=middle]')].map(text => text.getBoundingClientRect())"
+        ".map(({left, right}) => [left, right]))"
+    )
+    for row in rows:
+        assert len(row) == 3
+        assert all(right < left for (_, right), (left, _) in itertools.pairwise(row))

@@ -18,9 +18,10 @@ import preprocess
 import report
 import train
 from benchmarks.report import make_runs
-from reporting.content import cluster_order
+from reporting.content import cluster_order, meaning
 from reporting.ensembling import read_ensemble
 from reporting.gather import COMPLETE, INCOMPLETE, STALE, find_runs, held_out_clips
+from reporting.scores import Interval
 
 MODEL = "test_resnet"
 RUN = f"{MODEL}-16x16-0"
@@ -91,28 +92,33 @@ def test_the_ensemble_labels_clips(work: Path, tmp_path: Path, capsys: pytest.Ca
 def test_a_run_that_is_not_complete_says_what_completes_it(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.rmtree(work / "runs" / RUN / "fold1")
     with (work / "runs" / "summary.csv").open("w") as file:
-        file.write(f"run,fold,command\n{RUN},0,python train.py -t 32 -f all -g cpu\n")
+        file.write(f"run,fold,command\n{RUN},0,python train.py -w moved -t 32 -f all -g cpu\n")
+        file.write(f"{RUN},1,python train.py -t 32 -f 1 --limit 7\n")  # a dry run does not complete anything
     runs = {run.name: run for run in find_runs(held_out_clips(work))}
     assert (runs[RUN].status, runs[RUN].folds) == (INCOMPLETE, (0,))
-    assert runs[RUN].command == "python train.py -t 32 -g cpu -f 1"
+    assert runs[RUN].command == f"python train.py -t 32 -g cpu -w {work} -f 1"
     assert runs[f"{MODEL}-16x16-1"].status == COMPLETE
     assert report.main(["-w", str(work), "--no-audio"]) == 0
-    assert "python train.py -t 32 -g cpu -f 1" in capsys.readouterr().out
+    assert f"python train.py -t 32 -g cpu -w {work} -f 1" in capsys.readouterr().out
     assert {member.run for member in read_ensemble(work).members} == {f"{MODEL}-16x16-1"}
+    (work / "runs" / "summary.csv").write_text("what is this")
     shutil.rmtree(work / "runs" / f"{MODEL}-16x16-1" / "fold0")  # now none is complete
     assert report.main(["-w", str(work), "--no-audio"]) == 0
-    assert "Not all folds are trained" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "Not all folds are trained: only 18 of 36 clips are judged yet." in said
+    assert "2 of 2 runs are not complete" in said
 
 
 @pytest.mark.parametrize(
     ("harm", "status", "note"),
     [
-        ("npz", INCOMPLETE, "fold 1: oof.npz is missing or damaged"),
+        ("npz", INCOMPLETE, "oof.npz is damaged: delete it first, and it is made again"),
+        ("no npz", INCOMPLETE, "fold 1: oof.npz is missing"),
         ("checkpoint", STALE, "fold 1: its checkpoint cannot be read"),
         ("nan", STALE, "fold 1: its probabilities are not numbers"),
         ("names", STALE, "fold 1: oof.npz is of other clips"),
-        ("folds", STALE, "fold 0: trained on other folds or labels; fold 1: trained on other folds or labels"),
-        ("running", INCOMPLETE, "fold 1: stopped after epoch 3"),
+        ("folds", STALE, "fold 0,1: trained on other folds or labels"),
+        ("running", INCOMPLETE, "fold 1: 3 of 13 epochs done"),
         ("dry", INCOMPLETE, "fold 1: a dry run on 7 clips"),
     ],
 )
@@ -124,6 +130,8 @@ def test_what_is_wrong_with_a_fold_is_said(work: Path, harm: str, status: str, n
     checkpoint = torch.load(folder / "last.ckpt", weights_only=True)
     if harm == "npz":
         npz.write_bytes(npz.read_bytes()[:1000])
+    elif harm == "no npz":
+        npz.unlink()
     elif harm == "checkpoint":
         (folder / "last.ckpt").write_bytes(b"what is this")
     elif harm == "folds":
@@ -139,7 +147,9 @@ def test_what_is_wrong_with_a_fold_is_said(work: Path, harm: str, status: str, n
         content["fname"][0] = "else.wav" if harm == "names" else content["fname"][0]
         np.savez(npz, **content)
     run = next(run for run in find_runs(held_out_clips(work)) if run.name == RUN)
-    assert (run.status, run.note) == (status, note)
+    assert run.status == status
+    assert note in run.note
+    assert f"-w {work} -t 16 -m {MODEL} --tag 0 -f " in run.command
     assert ("--restart" in run.command) == (status == STALE)
     assert not run.rows[held_out_clips(work).fold == 1].any()
 
@@ -183,8 +193,14 @@ def test_suspects_go_to_a_person_and_back(
     assert len(table) > 1
     table.loc[0, "action"], table.loc[1, "action"] = "relabel", "drop"
     table.to_csv(path, index=False)
+    assert f"python preprocess.py -w {work} --relabel {path}\n" in capsys.readouterr().out
+    edited = path.read_bytes()
+    assert report.main(["-w", str(work), "--no-audio", "--export", str(path)]) == 2
+    assert "has 2 decisions that are not on record yet" in capsys.readouterr().err
+    assert path.read_bytes() == edited
     again = ["-i", str(data_root), "-w", str(work), "-k", "2", "--relabel", str(path)]
     assert preprocess.main(again) == 0
+    report.spare_decisions(path, work)  # which are on record now
     clips = preprocess.load_clips(work).set_index("fname")
     assert clips.loc[table.loc[0, "fname"], "label"] == table.loc[0, "suggested"]
     assert table.loc[1, "fname"] not in clips.index
@@ -226,3 +242,51 @@ def test_a_trained_run(store_work: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert page["runs"][0]["status"] == COMPLETE
     assert page["runs"][0]["history"][0]["epoch"] == [1]
     assert page["runs"][0]["seconds"] > 0
+
+
+# ---------------------------------------------------------------------------------------------------- the verdict
+
+
+def verdict(work: Path, *options: str) -> str:
+    assert report.main(["-w", str(work), "--no-audio", *options]) == 0
+    return "\n".join(data_of(work / "report.html")["verdict"])
+
+
+def test_one_run_is_said_to_be_the_only_one(work: Path) -> None:
+    said = verdict(work, "--runs", RUN)
+    assert "Only one run is complete" in said
+    assert "better than the best run" not in said
+
+
+def test_a_run_without_errors(store_work: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    shutil.copytree(store_work, work)
+    make_runs(work, 2, MODEL, size=16, skill=60)
+    said = verdict(work)
+    assert said.startswith(f"{RUN}, with a temperature, labels 100.0 % (")
+    assert "No ensemble is clearly better than one run alone." in said
+    assert "There is no error, so nothing is confused." in said
+    assert "suspected" not in said
+
+
+def test_only_speakers_that_have_a_name_are_counted(work: Path) -> None:
+    table = pd.read_csv(work / "clips.csv", keep_default_na=False, dtype=str)
+    table.loc[table["group"] != "s0", "group"] = ""
+    table.to_csv(work / "clips.csv", index=False)
+    assert "(36 clips, 1 speaker)" in verdict(work)
+    page = data_of(work / "report.html")
+    assert page["task"]["groups"] == 1
+    assert {group["name"] for group in page["groups"]} <= {"s0"}
+    assert {group["name"] for group in page["groups"]} <= set(page["clips"]["group"])
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (Interval(0.01, 0.004, 0.02), "mean what they say"),
+        (Interval(0.05, 0.0, 0.08), "may be chance"),
+        (Interval(0.05, 0.02, 0.08), "should not be taken at their word"),
+    ],
+)
+def test_what_is_said_of_probabilities_heeds_chance(error: Interval, said: str) -> None:
+    assert said in meaning(error)
