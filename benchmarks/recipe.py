@@ -60,6 +60,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "sgd": {"optim.optimizer": "sgd", "optim.lr": 0.05, "optim.weight_decay": 5e-4},
 }
 SETTINGS = {
+    "test_resnet-32": ("-m", "test_resnet", "-t", "32"),  # half a million weights: 2 minutes a run, for screening
     "resnet18-32": ("-m", "resnet18", "-t", "32"),
     "resnet18-64": ("-m", "resnet18", "-t", "64"),
     "mobilenetv3-64": ("-m", "mobilenetv3_small_100", "-t", "64"),
