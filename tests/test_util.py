@@ -99,11 +99,13 @@ def test_replacing_leaves_the_old_file_when_it_fails(tmp_path: Path) -> None:
 
 def test_update_table_replaces_the_row_of_the_same_key(tmp_path: Path) -> None:
     path = tmp_path / "summary.csv"
+    (tmp_path / ".summary.csv.4711.tmp").touch()  # of a process that was killed
     for fold, score in (("1", "0.5"), ("0", "0.6"), ("1", "0.7")):
         util.update_table(path, {"run": "a,b", "fold": fold, "score": score}, key=("run", "fold"))
     util.update_table(path, {"run": "a,b", "fold": "full"}, key=("run", "fold"))
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
     assert table.to_numpy().tolist() == [["a,b", "0", "0.6"], ["a,b", "1", "0.7"], ["a,b", "full", ""]]
+    assert not list(tmp_path.glob("*.tmp"))
 
 
 def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
