@@ -758,8 +758,9 @@ def _without_readers(name: str) -> Iterator[None]:
         yield
         return
     stream.flush()
+    drained: Any = _Drain(stream.fileno(), "w", closefd=False)
     drain = io.TextIOWrapper(
-        io.BufferedWriter(_Drain(stream.fileno(), "w", closefd=False)),
+        drained if stream.write_through else io.BufferedWriter(drained),  # python -u buffers nothing
         stream.encoding,
         stream.errors,
         line_buffering=stream.line_buffering,
