@@ -274,7 +274,7 @@ def test_the_command_alone_keeps_the_options_of_the_last_run(
     assert labels(work)["no/s1_nohash_0.wav"] == "yes"
     assert pp.main(["--relabel", "none", "-w", str(work)]) == 0
     assert labels(work)["no/s1_nohash_0.wav"] == "no"
-    assert pp.main(["--relabel", str(list_), "-k", "2"]) == 2
+    assert pp.main(["--relabel", str(list_), "-k", "5"]) == 2  # the default, but not what the last run had
     assert "--folds: give -i too" in one_error_line(capsys)
 
 
