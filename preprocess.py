@@ -981,6 +981,8 @@ def _decided(config: PreprocessConfig, data: DataSet, old: _Earlier) -> Record:
     if config.relabel == NO_LIST:
         return {}
     record = read_record(config.work)
+    if not old.folds:  # those on record are of another split, and would move what stands with a clip that comes back
+        record = {fname: dataclasses.replace(decision, fold=-1) for fname, decision in record.items()}
     if config.relabel is None:
         return record
     labels = {file.fname: file.label for file in data.files if file.split == "train" and not file.reason}
@@ -1116,7 +1118,7 @@ def _previous(config: PreprocessConfig, root: Path, notes: list[str]) -> _Earlie
     """
     import pandas as pd
 
-    from relabel import read_record
+    from relabel import RECORD, read_record
     from source import File
 
     if not (config.work / STORE).exists():
@@ -1129,6 +1131,9 @@ def _previous(config: PreprocessConfig, root: Path, notes: list[str]) -> _Earlie
         return _Earlier()
     if old["root"] != str(root):
         notes.append(f"everything is decoded anew: {config.work} held {old['root']}")
+        if (config.work / RECORD).exists() and config.relabel != NO_LIST:
+            notes.append(f"{config.work / RECORD} was made for that, and goes for what has the same name and label "
+                         "here: --relabel none takes it back")  # fmt: skip
         return _Earlier()
     train = clips[clips["split"] == "train"]
     folds = {}
