@@ -422,7 +422,7 @@ def parse_preprocess(argv: Sequence[str] | None = None) -> PreprocessConfig:
         a.input_path = a.manifest.parent if a.manifest else Path(a.download)
     if a.input_path is None:
         _require(a.relabel is not None, "give the data set: -i DIR, --manifest CSV or --download NAME")
-        given = [name for name in vars(a) if vars(a)[name] != parser.get_default(name)]
+        given = _given(parser, argv)
         other = [name.replace("_", "-") for name in given if name not in ("work", "relabel", "strict")]
         _require(not other, f"--{''.join(other[:1])}: give -i too; --relabel alone keeps the options of the last run")
     _require(all("=" in pair for pair in a.columns), f"--columns {' '.join(a.columns)}: use ROLE=NAME, as path=file")
@@ -758,8 +758,9 @@ def _without_readers(name: str) -> Iterator[None]:
         yield
         return
     stream.flush()
+    drained: Any = _Drain(stream.fileno(), "w", closefd=False)
     drain = io.TextIOWrapper(
-        io.BufferedWriter(_Drain(stream.fileno(), "w", closefd=False)),
+        drained if stream.write_through else io.BufferedWriter(drained),  # python -u buffers nothing
         stream.encoding,
         stream.errors,
         line_buffering=stream.line_buffering,

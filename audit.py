@@ -437,7 +437,7 @@ def draw_audit(table: DataFrame, classes: Sequence[str], sample_rate: int, path:
     for column, part in zip(axes, np.array_split(np.arange(len(classes)), columns), strict=True):
         column.barh(range(len(part)), count.iloc[part], color="C0", height=0.8)
         column.axvline(middle, color="C3", linewidth=1)
-        column.set_yticks(range(len(part)), [_short(classes[row]) for row in part], fontsize=8)
+        column.set_yticks(range(len(part)), [short(classes[row]) for row in part], fontsize=8)
         column.set(ylim=(max(rows, 4) - 0.4, -0.6), xlabel="clips")
         column.margins(y=0)
     below.suptitle(f"clips of each of {len(classes)} classes (line: the median, {middle:,.0f})", fontsize=11)
@@ -445,7 +445,7 @@ def draw_audit(table: DataFrame, classes: Sequence[str], sample_rate: int, path:
         figure.savefig(beside, format="png", dpi=110)
 
 
-def _short(name: str) -> str:
+def short(name: str) -> str:
     """A class name for a picture: not too long, and no formula even with dollar signs."""
     name = name if len(name) <= 24 else f"{name[:23]}…"
     return name.replace("$", r"\$")

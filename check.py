@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from arg import InferenceConfig, UserError
 from preprocess import STORE, load_rejected, load_store, read_clips
-from source import ClipFolder
+from source import ClipFolder, is_test_root
 from submission import (
     NEAR_TIE,
     Check,
@@ -109,11 +109,6 @@ def test_names(work: Path) -> Iterator[str]:
     rejected = load_rejected(work)
     for part in chain(read_clips(work, ["fname", "split"]), [rejected]):
         yield from part["fname"][part["split"] == "test"]
-
-
-def is_test_root(test_root: Path | None, folder: Path) -> bool:
-    """Whether a folder of clips is the one that a store's test clips are from."""
-    return test_root is not None and test_root in (folder.resolve(), folder.resolve() / "audio")
 
 
 # ------------------------------------------------------------------------------------------------ what its labels say

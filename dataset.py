@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from arg import FULL, FeatureConfig, Fold, UserError
-from preprocess import WAVES, load_store, read_clips
+from preprocess import WAVES, load_store, map_waves, read_clips
 from util import Names, prefetched, seed_of
 
 Ints = NDArray[np.integer[Any]]
@@ -291,7 +291,7 @@ def read_waves(folder: Path) -> Tensor:
     if path.stat().st_size < 2:  # nothing to map
         return torch.zeros(0, dtype=torch.int16)
     # A map that could be written to, a copy for each page, would be refused where the file is larger than the memory.
-    waves = np.memmap(path, "<i2", "r", shape=(path.stat().st_size // 2,))
+    waves = map_waves(path)
     with warnings.catch_warnings(action="ignore", category=UserWarning):  # torch's, of an array not to be written to
         return torch.from_numpy(waves)
 

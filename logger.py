@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arg import RunConfig, UserError, flat, to_plain
+from audit import short
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -133,7 +134,7 @@ def draw_confusion(count: NDArray[np.int64], classes: Sequence[str]) -> Figure:
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     axes.set(xlabel="predicted", ylabel="true")
     if len(classes) <= NAMED_CLASSES:
-        names = [name.replace("$", r"\$") for name in classes]  # no formulas
+        names = [short(name) for name in classes]
         axes.set_xticks(range(len(classes)), names, rotation=90)
         axes.set_yticks(range(len(classes)), names)
     if len(classes) <= NAMED_CLASSES // 2:

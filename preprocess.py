@@ -161,7 +161,7 @@ def _read_table(path: Path, columns: list[str], **options: Any) -> Iterator[Data
         raise UserError(f"{path} cannot be read ({error}): {_prepare_again(path.parent)}") from None
 
 
-def _map(waves: Path) -> NDArray[np.int16]:
+def map_waves(waves: Path) -> NDArray[np.int16]:
     """The samples of WAVES, not read before they are used; a killed run may have left half a sample at their end."""
     return np.memmap(waves, "<i2", "r", shape=(waves.stat().st_size // 2,))
 
@@ -678,7 +678,7 @@ def _resume(work: Path, facts: Mapping[str, Any]) -> dict[Key, _Audio]:
         with replacing(path) as beside:
             beside.write_text(json.dumps(facts), "ascii")
         return {}
-    samples = _map(waves)
+    samples = map_waves(waves)
     known = {}
     for line in lines[1:]:
         try:
@@ -853,7 +853,7 @@ def _clusters(clips: DataFrame, old: DataFrame | None, waves: Path, sample_rate:
         return old["cluster"].to_numpy(object)
     heard = clips[clips["split"] != "noise"]
     offset, length = (heard[name].to_numpy(np.int64) for name in ("offset", "length"))
-    number = near_duplicates(_map(waves), offset, length, sample_rate)
+    number = near_duplicates(map_waves(waves), offset, length, sample_rate)
     names = heard["fname"].to_numpy(object)[number]
     names[np.bincount(number, minlength=len(number))[number] == 1] = ""
     cluster = np.full(len(clips), "", object)
@@ -981,6 +981,8 @@ def _decided(config: PreprocessConfig, data: DataSet, old: _Earlier) -> Record:
     if config.relabel == NO_LIST:
         return {}
     record = read_record(config.work)
+    if not old.folds:  # those on record are of another split, and would move what stands with a clip that comes back
+        record = {fname: dataclasses.replace(decision, fold=-1) for fname, decision in record.items()}
     if config.relabel is None:
         return record
     labels = {file.fname: file.label for file in data.files if file.split == "train" and not file.reason}
@@ -1116,7 +1118,7 @@ def _previous(config: PreprocessConfig, root: Path, notes: list[str]) -> _Earlie
     """
     import pandas as pd
 
-    from relabel import read_record
+    from relabel import RECORD, read_record
     from source import File
 
     if not (config.work / STORE).exists():
@@ -1129,6 +1131,9 @@ def _previous(config: PreprocessConfig, root: Path, notes: list[str]) -> _Earlie
         return _Earlier()
     if old["root"] != str(root):
         notes.append(f"everything is decoded anew: {config.work} held {old['root']}")
+        if (config.work / RECORD).exists() and config.relabel != NO_LIST:
+            notes.append(f"{config.work / RECORD} was made for that, and goes for what has the same name and label "
+                         "here: --relabel none takes it back")  # fmt: skip
         return _Earlier()
     train = clips[clips["split"] == "train"]
     folds = {}

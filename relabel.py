@@ -62,7 +62,7 @@ def read_record(work: Path) -> Record:
         return {}
     names = [field.name for field in dataclasses.fields(Decision)]
     try:
-        with path.open(encoding="utf-8", newline="") as text:
+        with path.open(encoding="utf-8-sig", newline="") as text:  # an editor may have put a mark there
             rows = list(csv.reader(text, strict=True))
         if rows[:1] != [names]:
             raise ValueError(f"its columns are not {','.join(names)}")
@@ -102,7 +102,7 @@ def read_list(path: Path, labels: Mapping[str, str], folds: Mapping[str, int], r
     must be the clip's in the data set or on record. ``keep`` says that the label in the row is right, whatever the
     record says, so it also takes a decision back. UserError, and no decision counts, where any row has a fault.
     """
-    from source import read_rows
+    from source import printable, read_rows
 
     header, rows = read_rows(path)
     column = {name: header.index(name) for name in READ_COLUMNS if name in header}
@@ -120,7 +120,7 @@ def read_list(path: Path, labels: Mapping[str, str], folds: Mapping[str, int], r
             if len(row) > len(header):
                 raise UserError(f"{len(row)} fields where the header has {len(header)}")
             decided = _decide(cells, labels, classes, record.get(cells["fname"]))
-            decision = Decision(*decided, folds.get(decided[0], -1), today, path.name)
+            decision = Decision(*decided, folds.get(decided[0], -1), today, printable(path.name))
             before, other = found.setdefault(decision.fname, (line, decision))
             if not decision.same(other):
                 raise UserError(f"{decision.fname}: contradicts line {before}")
@@ -193,7 +193,7 @@ def apply_record(table: DataFrame, record: Record) -> list[str]:
     for fname, audio in audio_of.items():
         copies[audio].append(fname)
     void = []
-    for decision in record.values():
+    for _, decision in sorted(record.items()):  # the order of the list would count once, that of the record later
         if decision.fname not in row_of or audio_of[decision.fname][2] != decision.label:
             void.append(decision.fname)
             continue

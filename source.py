@@ -206,6 +206,11 @@ def inside(folder: Path) -> Path:
     return folder if beside else folder / "audio"
 
 
+def is_test_root(test_root: Path | None, folder: Path) -> bool:
+    """Whether a folder of clips is the one that a store's test clips are from."""
+    return test_root is not None and test_root in (folder.resolve(), folder.resolve() / "audio")
+
+
 def _folders(folder: Path) -> list[str]:
     return sorted(e.name for e in os.scandir(folder) if _is_folder(e) and not e.name.startswith((".", "_")))
 

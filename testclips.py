@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from arg import InferenceConfig, RunConfig, UserError
-from check import is_test_root
 from dataset import Clips, Store, gather
 from preprocess import CLIPS, STORE, decode_stream, load_rejected
-from source import ClipFolder
+from source import ClipFolder, is_test_root
 from util import Names
 
 Batch = tuple[Tensor, NDArray[np.bool_]]  # (B, clip_samples) int16 waves; which of them could not be read

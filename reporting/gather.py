@@ -46,10 +46,10 @@ class HeldOut:
     def loud_over_quiet(self) -> NDArray[np.float64]:
         """About each clip's signal-to-noise ratio, dB, (n,); see `audit.loud_over_quiet_db`."""
         from audit import loud_over_quiet_db
-        from preprocess import WAVES
+        from preprocess import WAVES, map_waves
 
         offset, length = (self.table[name].to_numpy(np.int64) for name in ("offset", "length"))
-        return loud_over_quiet_db(np.memmap(self.work / WAVES, "<i2", "r"), offset, length, self.sample_rate)
+        return loud_over_quiet_db(map_waves(self.work / WAVES), offset, length, self.sample_rate)
 
 
 def held_out_clips(work: Path) -> HeldOut:

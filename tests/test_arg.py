@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import subprocess
 import sys
 from collections.abc import Callable
@@ -129,6 +130,30 @@ def test_nothing_heavy_is_imported_before_the_arguments_are_parsed() -> None:
     root = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_unbuffered_output_comes_at_once() -> None:
+    """python -u: a line is there while the script that printed it still works."""
+    code = """
+import sys
+from arg import command
+
+@command
+def main(argv=None):
+    print("first")
+    sys.stdin.readline()
+    print("second")
+
+sys.exit(main())
+"""
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    command = [sys.executable, "-u", "-c", code]
+    with subprocess.Popen(command, cwd=Path(__file__).parents[1], text=True, **pipes) as process:
+        assert process.stdout
+        there, _, _ = select.select([process.stdout], [], [], 30)
+        rest, _ = process.communicate("\n")
+    assert there
+    assert rest == "first\nsecond\n"
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import callback
 import train
-from logger import CURVES, EVENTS, confusion
+from logger import CURVES, EVENTS, confusion, draw_confusion, pixels
 from model import Classifier
 from tests.conftest import CLASSES, one_error_line
 from tests.test_resume import BATCHES, at_batch, outcome
@@ -112,6 +113,12 @@ def test_without_the_package(work: Path, monkeypatch: pytest.MonkeyPatch, capsys
     monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
     assert run(work, "--logger", "tensorboard", "-w", str(work / "not prepared")) == 2
     assert "pip install tensorboard" in one_error_line(capsys)
+
+
+def test_names_of_any_kind_leave_the_matrix_its_place() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pixels(draw_confusion(np.eye(3, dtype=np.int64), ["x" * 250, "$a", "b$"]))
 
 
 def test_the_matrix_is_scikit_learns() -> None:

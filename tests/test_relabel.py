@@ -165,6 +165,15 @@ def test_copies_share_a_decision(root: Path, work: Path) -> None:
     )
 
 
+def test_copies_of_several_decisions_come_out_the_same_later(root: Path, work: Path) -> None:
+    shutil.copy(root / "yes" / "s0_nohash_0.wav", root / "yes" / "s0_nohash_8.wav")
+    pp.preprocess(PreprocessConfig(root, work, folds=2))
+    relabel(work, "yes/s0_nohash_7.wav,yes,,drop", "yes/s0_nohash_0.wav,yes,,drop")  # which leaves 8 to either
+    once = bytes_of(work)
+    pp.preprocess(PreprocessConfig(root, work, folds=2))
+    assert bytes_of(work) == once
+
+
 def test_a_decision_settles_copies_with_two_labels(root: Path, work: Path) -> None:
     shutil.copy(root / "no" / "s1_nohash_0.wav", root / "yes" / "s1_nohash_9.wav")
     pp.preprocess(PreprocessConfig(root, work, folds=2))
@@ -196,6 +205,38 @@ def test_a_clip_that_is_gone_or_has_another_label_now(
     said = capsys.readouterr().out
     assert "without effect, as the clip is gone or has another label now: 2 clips (no/s1_nohash_0.wav, no/s2" in said
     assert labels(work)["no/s2_nohash_0.wav"] == "o"
+
+
+def test_folds_of_another_split_are_forgotten(root: Path, work: Path) -> None:
+    """A clip that was dropped before the split changed comes back to where its speaker is now."""
+    dropped = [f"{label}/s{speaker}_nohash_1.wav,{label}," for speaker in range(4) for label in ("no", "yes")]
+    for seed in range(1, 6):
+        relabel(work, *(f"{row},drop" for row in dropped))
+        pp.preprocess(PreprocessConfig(root, work, folds=2, seed=seed))
+        before = folds(work)
+        relabel(work, *(f"{row},keep" for row in dropped))
+        assert folds(work).items() > before.items()
+
+
+def test_a_work_folder_for_other_data_says_that_its_record_counts(
+    root: Path, work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    relabel(work, "no/s1_nohash_0.wav,no,yes,relabel")
+    assert "made for that" not in capsys.readouterr().out
+    other = root.rename(root.with_name("moved"))
+    pp.preprocess(PreprocessConfig(other, work, folds=2))
+    assert "relabel.csv was made for that, and goes for what has the same name" in capsys.readouterr().out
+    assert labels(work)["no/s1_nohash_0.wav"] == "yes"
+
+
+def test_a_list_of_any_name_and_a_record_from_an_editor(root: Path, work: Path) -> None:
+    path = work.parent / "s\udcff.csv"  # a byte that is not UTF-8
+    path.write_text(f"{HEADER}\nno/s1_nohash_0.wav,no,,drop\n")
+    pp.preprocess(PreprocessConfig(None, work, relabel=path))
+    assert reasons(work)["no/s1_nohash_0.wav"] == "dropped by s\N{REPLACEMENT CHARACTER}.csv"
+    (work / RECORD).write_text("\ufeff" + (work / RECORD).read_text())
+    pp.preprocess(PreprocessConfig(root, work, folds=2))
+    assert "no/s1_nohash_0.wav" not in labels(work)
 
 
 # ------------------------------------------------------------------------------------------------ what is refused
@@ -274,7 +315,7 @@ def test_the_command_alone_keeps_the_options_of_the_last_run(
     assert labels(work)["no/s1_nohash_0.wav"] == "yes"
     assert pp.main(["--relabel", "none", "-w", str(work)]) == 0
     assert labels(work)["no/s1_nohash_0.wav"] == "no"
-    assert pp.main(["--relabel", str(list_), "-k", "2"]) == 2
+    assert pp.main(["--relabel", str(list_), "-k", "5"]) == 2  # the default, but not what the last run had
     assert "--folds: give -i too" in one_error_line(capsys)
 
 

@@ -209,6 +209,13 @@ def test_suspects_go_to_a_person_and_back(
     assert "trained on other folds or labels" in capsys.readouterr().err
 
 
+def test_half_a_sample_that_a_killed_run_left(work: Path) -> None:
+    expected = held_out_clips(work).loud_over_quiet()
+    with (work / preprocess.WAVES).open("ab") as file:
+        file.write(b"x")
+    np.testing.assert_array_equal(held_out_clips(work).loud_over_quiet(), expected)
+
+
 def test_a_speaker_is_a_group_and_a_clip_without_one_is_its_own(work: Path) -> None:
     table = pd.read_csv(work / "clips.csv", keep_default_na=False, dtype=str)
     train_rows = np.flatnonzero(table["split"] == "train")
