@@ -345,7 +345,7 @@ class _Help(argparse.HelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""
-        told = action.default in (None, False, "", [], argparse.SUPPRESS) or "default" in text
+        told = action.default in (None, False, True, "", [], argparse.SUPPRESS) or "default" in text
         return text if told else f"{text} (default: %(default)s)"
 
 
