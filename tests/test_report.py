@@ -17,11 +17,13 @@ import inference
 import preprocess
 import report
 import train
+from benchmarks.browser import find_browser, open_browser
 from benchmarks.report import make_runs
 from reporting.content import cluster_order, meaning
 from reporting.ensembling import read_ensemble
 from reporting.gather import COMPLETE, INCOMPLETE, STALE, find_runs, held_out_clips
 from reporting.scores import Interval
+from tests.conftest import SHARED
 
 MODEL = "test_resnet"
 RUN = f"{MODEL}-16x16-0"
@@ -297,3 +299,45 @@ def test_only_speakers_that_have_a_name_are_counted(work: Path) -> None:
 )
 def test_what_is_said_of_probabilities_heeds_chance(error: Interval, said: str) -> None:
     assert said in meaning(error)
+
+
+@pytest.mark.skipif(not (SHARED / "gsc12").is_dir(), reason="needs ../shared/data")
+def test_the_page_of_recorded_words_in_a_browser(tmp_path: Path) -> None:
+    """From files with names as hostile as a file system allows, through report.py, to a page that is used."""
+    program = find_browser()
+    if program is None:
+        pytest.skip("needs chromium or google-chrome on PATH")
+    hostile = "<img src=x onerror=alert(1)>"
+    for word, name in (("left", hostile), ("right", "right"), ("zero", "zero")):
+        folder = tmp_path / "data" / "train" / name
+        folder.mkdir(parents=True)
+        for number, file in enumerate(sorted((SHARED / "gsc12" / "train" / word).glob("*_nohash_0.flac"))[:20]):
+            (folder / (f"{hostile}.flac" if number == 0 else file.name)).symlink_to(file)
+    work = tmp_path / "work"
+    assert preprocess.main(["-i", str(tmp_path / "data"), "-w", str(work), "-k", "2"]) == 0
+    make_runs(work, 2, MODEL, size=32, skill=1.2)
+    assert report.main(["-w", str(work)]) == 0
+    content = data_of(work / "report.html")
+    counts = np.array(content["confusion"]["counts"])
+    given, predicted = np.argwhere(counts * (1 - np.eye(3, dtype=int)))[0].tolist()
+    clips = content["clips"]
+    in_cell = [
+        row
+        for row, pair in enumerate(zip(clips["label"], clips["predicted"], strict=True))
+        if pair == (given, predicted)
+    ]
+    with open_browser(program) as tab:
+        tab.goto(work / "report.html")
+        cards = "[...document.querySelectorAll('.card')].map(card => +card.dataset.clip)"
+        tab.click(f"td[data-given='{given}'][data-predicted='{predicted}']")
+        assert tab.evaluate(cards) == in_cell
+        assert len(in_cell) == counts[given, predicted]
+        assert 0.2 < tab.wait_for("document.querySelector('.card audio').duration") < 1.5
+        tab.evaluate("[...document.querySelectorAll('.found button')].forEach(button => button.click())")
+        tab.evaluate("(() => { const field = document.querySelector('[name=fold]'); field.value = '1'; "
+                     "field.dispatchEvent(new Event('change', {bubbles: true})); })()")  # fmt: skip
+        assert tab.evaluate(cards) == [row for row, fold in enumerate(clips["fold"]) if fold == 1][:24]
+        assert hostile in tab.evaluate("document.body.innerText")
+        assert [url for url in tab.requested()[1:] if not url.startswith(("data:", "blob:"))] == []
+        assert tab.complaints() == []
+        assert not [method for method, _ in tab.events if method == "Page.javascriptDialogOpening"]
