@@ -44,7 +44,7 @@ CHECKPOINT_FORMAT = 2
 
 
 def build_network(name: str, num_classes: int, features: FeatureConfig, weights: str = "") -> nn.Module:
-    """A timm network for (B, 1, n_mels, frames) features, in channels-last memory.
+    """A timm network for (B, 1, n_mels, frames) features, in the memory layout of `layout_of`.
 
     `weights` is "" (random), TIMM_WEIGHTS (downloaded) or a file (timm's, torchvision's or a checkpoint of
     ours). Three-channel stems are summed into one, and the head is new. UserError where the name is unknown, the
@@ -76,7 +76,13 @@ def build_network(name: str, num_classes: int, features: FeatureConfig, weights:
     except (RuntimeError, AssertionError, ValueError) as error:
         size = f"{features.n_mels}x{features.frames}"
         raise UserError(f"{name} does not take {size} features ({first_line(error)}): use another -t or -m") from error
-    return net.train().to(memory_format=torch.channels_last)
+    return net.train().to(memory_format=layout_of(net))
+
+
+def layout_of(net: nn.Module) -> torch.memory_format:
+    """The memory layout that is the faster one on a processor; channels-last unless the network says otherwise."""
+    layout: torch.memory_format = getattr(net, "memory_format", torch.channels_last)
+    return layout
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -153,7 +159,7 @@ class Classifier(pl.LightningModule):
         # no buffers: those are averaged and saved
         self.background = torch.zeros(0) if background is None else as_float(background)
         self.noise = torch.zeros(0)
-        self.layout = torch.channels_last  # of the network's memory
+        self.layout = layout_of(self.net)  # of its memory
         self.held_out_scores: dict[str, float] = {}  # of the last validated epoch
         self.totals = torch.zeros(3)  # of the epoch so far: loss, right answers, clips
         self._loss = torch.zeros(0)  # of the held-out clips so far, and of their classes (true, predicted, both)
@@ -368,7 +374,7 @@ def fold_batch_norm(net: nn.Module, feature: Tensor) -> int:
     with torch.inference_mode():
         before = net(feature)
     for convolution, norm in pairs:
-        put(convolution, fuse_conv_bn_eval(convolution, norm).to(memory_format=torch.channels_last))
+        put(convolution, fuse_conv_bn_eval(convolution, norm).to(memory_format=layout_of(net)))
         rest = [norm.drop, norm.act] if isinstance(norm, BatchNormAct2d) else []
         put(norm, nn.Sequential(*rest))  # without any, the identity
     try:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from arg import UserError
 from dataset import WaveData
-from model import Classifier, first_line
+from model import Classifier, first_line, layout_of
 from transform import VIEWS
 from util import generator, pick_precision
 
@@ -95,13 +95,13 @@ def expected_seconds(model: Classifier, data: WaveData) -> float:
 def pick_layout(model: Classifier) -> torch.memory_format:
     """The faster memory layout of the network.
 
-    Channels-last on a processor, where it was the faster one for all five networks measured (docs/performance.md), and
-    where the choice must not hang on the clock: results are to be the same. On a GPU the faster of the two over a few
-    steps of a copy, or channels-last under --deterministic.
+    `layout_of` on a processor, where the choice must not hang on the clock: results are to be the same. Channels-last
+    was the faster one for all five networks of timm that were measured there (docs/performance.md). On a GPU the faster
+    of the two over a few steps of a copy, or `layout_of` under --deterministic.
     """
     device, optim = model.device, model.config.optim
     if device.type == "cpu" or optim.deterministic:
-        return torch.channels_last
+        return layout_of(model.net)
     batch = made_batch(model, optim.batch_size, device)
     took = {}
     with torch.random.fork_rng([device]):

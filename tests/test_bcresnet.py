@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from arg import FeatureConfig, FeatureOptions
-from bcresnet import SubSpectralNorm
+from bcresnet import AlongFrequency, SubSpectralNorm
 from model import build_network, fold_batch_norm
 
 
@@ -45,3 +45,15 @@ def test_weights_of_an_earlier_run(tmp_path: Path) -> None:
     other = build_network("bcresnet1", 30, features(40, 101), str(tmp_path / "weights.pt"))
     assert torch.equal(other.stem[0].weight, net.stem[0].weight)  # type: ignore[index, union-attr]
     assert other.head.out_features == 30  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("rows", "stride"), [(20, 1), (20, 2), (5, 2), (1, 1)])
+def test_the_product_with_band_matrices_is_the_convolution(rows: int, stride: int) -> None:
+    convolution = AlongFrequency(3, rows, stride)
+    x, again = (torch.linspace(-1, 1, 2 * 3 * rows * 7).view(2, 3, rows, 7).requires_grad_() for _ in range(2))
+    ours = convolution(x)
+    theirs = torch.nn.functional.conv2d(again, convolution.weight, None, (stride, 1), (1, 0), groups=3)
+    torch.testing.assert_close(ours, theirs)
+    ours.square().sum().backward()
+    theirs.square().sum().backward()
+    torch.testing.assert_close(x.grad, again.grad)
