@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from reporting.content import Findings
+    from reporting.findings import Findings
     from reporting.gather import HeldOut, Run
     from reporting.media import Media
 
@@ -33,10 +33,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def report(config: ReportConfig, typed: str = "python report.py") -> None:
     """Score the runs under `config.work`, choose an ensemble of them, and write both down with what goes wrong."""
-    from reporting.content import Findings, make_report, say, say_comparison, table_of
+    from reporting.content import make_report
+    from reporting.findings import Findings
     from reporting.gather import find_runs, held_out_clips
     from reporting.page import write_page
     from reporting.systems import all_compared, best, compared, find_ensemble, named, score_runs, write_chosen
+    from reporting.verdict import say, say_comparison, table_of
 
     if config.export:
         spare_decisions(config.export, config.work)

@@ -19,10 +19,11 @@ import report
 import train
 from benchmarks.browser import find_browser, open_browser
 from benchmarks.report import make_runs
-from reporting.content import cluster_order, meaning
+from reporting.content import cluster_order
 from reporting.ensembling import read_ensemble
 from reporting.gather import COMPLETE, INCOMPLETE, STALE, find_runs, held_out_clips
 from reporting.scores import Interval
+from reporting.verdict import meaning
 from tests.conftest import SHARED
 
 MODEL = "test_resnet"
