@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -178,6 +179,13 @@ def gather(waves: Tensor, offset: Ints, length: Ints, first: Ints, size: int) ->
 
     What lies before a clip's start (`first` < 0) or behind its end is zero.
     """
+    if waves.device.type == "cpu":
+        return torch.from_numpy(gather_by_numpy(waves.numpy(), offset, length, first, size))
+    return gather_by_torch(waves, offset, length, first, size)
+
+
+def gather_by_torch(waves: Tensor, offset: Ints, length: Ints, first: Ints, size: int) -> Tensor:
+    """`gather` on whatever device `waves` are."""
     if len(waves) < size:  # less than one window in the whole store
         waves = F.pad(waves, (0, size - len(waves)))
     begin = offset + first
@@ -186,14 +194,37 @@ def gather(waves: Tensor, offset: Ints, length: Ints, first: Ints, size: int) ->
     result = windows.index_select(0, torch.from_numpy(inside).to(waves.device))  # copies row by row
     for row in np.flatnonzero(begin != inside).tolist():  # only ever the first and the last clips of the store
         result[row] = result[row].roll(int(inside[row] - begin[row]))
-    before = int(np.clip(-first, 0, size).max(initial=0))  # columns of which some clip leaves a part empty
-    behind = int(np.clip(first + size - length, 0, size).max(initial=0))
+    before, behind = _empty_columns(length, first, size)
     if before or behind:
         start, end = (torch.from_numpy(edge)[:, None].to(waves.device) for edge in (-first, length - first))
         column = torch.arange(size, device=waves.device)
         result[:, :before].masked_fill_(column[:before] < start, 0)
         result[:, size - behind :].masked_fill_(column[size - behind :] >= end, 0)
     return result
+
+
+def gather_by_numpy(waves: NDArray[np.int16], offset: Ints, length: Ints, first: Ints, size: int) -> NDArray[np.int16]:
+    """`gather` on a processor, by NumPy: torch's threads would be a second team there, beside the network's.
+
+    Both spin while they wait, on the same cores: features took two and a half times as long.
+    """
+    if len(waves) < size:
+        waves = np.pad(waves, (0, size - len(waves)))
+    begin = offset + first
+    inside = np.clip(begin, 0, len(waves) - size)
+    result = sliding_window_view(waves, size)[inside]
+    for row in np.flatnonzero(begin != inside).tolist():
+        result[row] = np.roll(result[row], int(inside[row] - begin[row]))
+    before, behind = _empty_columns(length, first, size)
+    column = np.arange(size)
+    result[:, :before][column[:before] < -first[:, None]] = 0
+    result[:, size - behind :][column[size - behind :] >= (length - first)[:, None]] = 0
+    return result
+
+
+def _empty_columns(length: Ints, first: Ints, size: int) -> tuple[int, int]:
+    """How many columns at the start and at the end some clip leaves a part of empty."""
+    return int(np.clip(-first, 0, size).max(initial=0)), int(np.clip(first + size - length, 0, size).max(initial=0))
 
 
 @dataclass(frozen=True)
