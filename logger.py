@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from arg import RunConfig, UserError, flat, to_plain
 from audit import short
+from util import confusion
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -116,11 +117,6 @@ class TensorBoard:
         for summary in hparams(settings, metrics):
             writer._get_file_writer().add_summary(summary)  # add_hparams would begin another run for them
         return writer
-
-
-def confusion(truth: NDArray[Any], predicted: NDArray[Any], classes: int) -> NDArray[np.int64]:
-    """(classes, classes) numbers of clips, by true class (rows) and predicted one, from two (n,) arrays of indices."""
-    return np.bincount(truth * classes + predicted, minlength=classes**2).reshape(classes, classes)
 
 
 def draw_confusion(count: NDArray[np.int64], classes: Sequence[str]) -> Figure:

@@ -66,6 +66,13 @@ def macro_f1_of_counts(
     return float(np.mean(2 * both[seen] / (true + predicted)[seen])) if seen.any() else math.nan
 
 
+def confusion(
+    truth: NDArray[np.integer[Any]], predicted: NDArray[np.integer[Any]], num_classes: int
+) -> NDArray[np.int64]:
+    """(classes, classes) numbers of clips, by true class (rows) and predicted one, from two (n,) arrays of indices."""
+    return np.bincount(truth * num_classes + predicted, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
 def wilson_interval(share: float, count: float, z: float = Z_95) -> tuple[float, float]:
     """95 % interval of a share seen in `count` independent trials (Wilson 1927)."""
     if count == 0:

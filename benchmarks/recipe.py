@@ -120,7 +120,7 @@ def run_one(
     quieten()
     keep_memory()
     argv = [*SETTINGS[setting], "--epochs", str(epochs), "--seed", str(seed), "-f", str(fold)]
-    config = parse_train([*argv, "-w", str(scratch / "runs" / f"{recipe}-{seed}")])
+    config = parse_train([*argv, "-w", str(scratch / "runs" / f"{setting}-{recipe}-{seed}")])
     config = changed(config, RECIPES[recipe])
     started = time.monotonic()
     device = pick_device(gpu)

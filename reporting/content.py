@@ -14,6 +14,7 @@ from reporting.gather import HeldOut, Run
 from reporting.scores import BINS, Comparison, Coverage, Interval, Scores, reliability, share
 from reporting.systems import Ensembles, System
 from reporting.verdict import METHODS, counted, ensemble_verdict
+from util import confusion
 
 if TYPE_CHECKING:
     from reporting.media import Media
@@ -209,8 +210,7 @@ def _ensemble(ensembles: Ensembles | None) -> page.Ensemble | None:
 
 
 def _confusion(findings: Findings, classes: int) -> page.Confusion:
-    counts = np.zeros((classes, classes), np.int64)
-    np.add.at(counts, (findings.truth, findings.predicted), 1)
+    counts = confusion(findings.truth, findings.predicted, classes)
     return {"counts": counts.tolist(), "order": cluster_order(counts)}
 
 

@@ -18,10 +18,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import callback
 import train
-from logger import CURVES, EVENTS, confusion, draw_confusion, pixels
+from logger import CURVES, EVENTS, draw_confusion, pixels
 from model import Classifier
 from tests.conftest import CLASSES, one_error_line
 from tests.test_resume import BATCHES, at_batch, outcome
+from util import confusion
 
 OPTIONS = ["-t", "32", "-m", "test_resnet", "--batch-size", "6", "-g", "cpu", "-f", "0", "--epochs", "3"]
 FOLD = Path("runs", "test_resnet-32x32", "fold0")
