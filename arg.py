@@ -26,6 +26,8 @@ MANIFEST_ROLES = ("path", "label", "group", "fold", "split")  # what a column of
 ARCHIVES = ("speech_commands_v0.01", "speech_commands_v0.02")  # what --download fetches
 NO_LIST = Path("none")  # of --relabel
 WITH_CHECK = ("work", "input_path", "sample_submission")  # the options of inference.py that go with --check
+PRESENTATIONS = 56_000  # clips that a fold is shown at least, where --epochs is not given, ...
+EPOCHS = (13, 200)  # ... in no fewer and no more epochs than these
 Config = TypeVar("Config")
 
 
@@ -155,21 +157,25 @@ class AugmentConfig:
     freq_masks: int = 0
     mask_share: float = 0.1  # widest mask, as a share of the axis
     mixup_alpha: float = 0.0  # Beta(alpha, alpha)
+    speed: float = 0.0  # uniform in 1 +- this, by resampling, which changes the pitch with it
 
 
 NO_AUGMENT = AugmentConfig(gain_db=0, shift_seconds=0, noise_std=0)
 AUGMENT_PRESETS = {
     "none": NO_AUGMENT,
     "base": AugmentConfig(),
-    "more": AugmentConfig(background_probability=0.5, time_masks=1, freq_masks=1),
+    "more": AugmentConfig(background_probability=0.5, time_masks=1, freq_masks=1, mask_share=0.2),
 }
+
+
+OPTIMIZERS = {"adamw": (2e-3, 0.05), "sgd": (0.05, 5e-4), "muon": (0.02, 0.01)}  # peak rate and weight decay of each
 
 
 @dataclass(frozen=True)
 class OptimConfig:
     """How the network learns."""
 
-    optimizer: str = "adamw"  # or "sgd" (Nesterov momentum 0.9)
+    optimizer: str = "adamw"  # one of OPTIMIZERS
     lr: float = 2e-3  # peak rate
     weight_decay: float = 0.05
     warmup: float = 0.1  # share of all steps
@@ -266,6 +272,7 @@ class TrainConfig:
     pretrained: bool = False
     limit: int = 0
     restart: bool = False
+    auto_epochs: bool = False  # from the number of clips, in place of `optim.epochs`
     auto_batch: bool = False  # find the largest batch that fits; `optim.batch_size` is what its rate is meant for
     logger: str = "csv"  # history.csv alone, or "tensorboard" for its events, too
     command: str = ""  # as typed, for the record
@@ -273,6 +280,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _require(self.seed >= 0, f"--seed {self.seed}: use 0 or more")
         _require(self.limit >= 0, f"--limit {self.limit}: use a number of clips, or 0 for all")
+        _require(0 <= self.augment.speed < 1, f"--speed {self.augment.speed:g}: use a share from 0 up to 1")
         _require(self.augment.mixup_alpha >= 0, f"--mixup {self.augment.mixup_alpha:g}: use 0 (none) or more")
         _require(re.fullmatch(r"[\w.-]*", self.tag) is not None, f"--tag {self.tag}: use letters, digits and . _ -")
 
@@ -315,6 +323,12 @@ class ReportConfig:
     compare: tuple[str, str] | None = None  # two runs, or a run and "ensemble"
     export: Path | None = None  # CSV of suspected labels to write
     audio: bool = True  # embed clips to listen to
+
+
+def default_epochs(clips: int) -> int:
+    """Passes over so many clips to train on that show the network enough of them, few or many."""
+    least, most = EPOCHS
+    return min(most, max(least, round(PRESENTATIONS / max(clips, 1))))
 
 
 def run_name(model: str, n_mels: int, frames: int, tag: str = "") -> str:
@@ -472,7 +486,12 @@ def parse_train(argv: Sequence[str] | None = None) -> TrainConfig:
     feature.add_argument("--fmax", type=float, metavar="HZ", help="highest; default: half the sample rate")
 
     learn = parser.add_argument_group("training")
-    learn.add_argument("--epochs", type=int, default=optim.epochs, metavar="N", help="passes over the clips")
+    learn.add_argument(
+        "--epochs",
+        type=int,
+        metavar="N",
+        help=f"passes over the clips; default: {EPOCHS[0]}, more for less than {PRESENTATIONS // EPOCHS[0]:,} clips",
+    )
     learn.add_argument(
         "--batch-size",
         default=str(optim.batch_size),
@@ -482,11 +501,14 @@ def parse_train(argv: Sequence[str] | None = None) -> TrainConfig:
     learn.add_argument(
         "--accumulate", type=int, default=optim.accumulate, metavar="N", help="batches a step of the optimiser"
     )
-    learn.add_argument("--optimizer", choices=("adamw", "sgd"), default=optim.optimizer, help="sgd is Nesterov's")
-    learn.add_argument("--lr", type=float, metavar="RATE", help=f"peak; default: {optim.lr:g}, or 0.05 with sgd")
     learn.add_argument(
-        "--weight-decay", type=float, metavar="X", help=f"default: {optim.weight_decay:g}, or 0.0005 with sgd"
+        "--optimizer", choices=tuple(OPTIMIZERS), default=optim.optimizer, help="sgd is Nesterov's; see docs/recipe.md"
     )
+    rates, decays = (
+        ", ".join(f"{values[index]:g} with {name}" for name, values in OPTIMIZERS.items()) for index in range(2)
+    )
+    learn.add_argument("--lr", type=float, metavar="RATE", help=f"peak; default: {rates}")
+    learn.add_argument("--weight-decay", type=float, metavar="X", help=f"default: {decays}")
     learn.add_argument("--warmup", type=float, default=optim.warmup, metavar="SHARE", help="share of the steps")
     learn.add_argument(
         "--ema", type=float, default=optim.ema_decay, metavar="X", help="decay of the averaged weights; 0: none"
@@ -503,6 +525,9 @@ def parse_train(argv: Sequence[str] | None = None) -> TrainConfig:
     learn.add_argument(
         "--augment", choices=tuple(AUGMENT_PRESETS), default="base", help="more: masks and background noise too"
     )
+    learn.add_argument(
+        "--speed", type=float, metavar="SHARE", help=f"change of a clip's speed; default: {AugmentConfig.speed:g}"
+    )
     learn.add_argument("--mixup", type=float, default=0.0, metavar="ALPHA", help="of the Beta distribution; 0: none")
     learn.add_argument("--precision", choices=("auto", "32", "bf16", "16"), default=optim.precision, help="on a GPU")
     learn.add_argument("--compile", action="store_true", help="run the network through torch.compile")
@@ -518,9 +543,11 @@ def parse_train(argv: Sequence[str] | None = None) -> TrainConfig:
     _require(a.hop is None or a.hop >= 1, f"--hop {a.hop}: use at least 1 sample")
     auto_batch = a.batch_size == "auto"
     _require(auto_batch or a.batch_size.isdecimal(), f"--batch-size {a.batch_size}: use a number of clips, or auto")
-    sgd = a.optimizer == "sgd"
+    rate, decay = OPTIMIZERS[a.optimizer]
     size = SIZE if a.size is None else a.size
     augment = dataclasses.replace(AUGMENT_PRESETS[a.augment], mixup_alpha=a.mixup)
+    if a.speed is not None:
+        augment = dataclasses.replace(augment, speed=a.speed)
     return TrainConfig(
         input_path=a.input_path,
         work=a.work,
@@ -536,10 +563,10 @@ def parse_train(argv: Sequence[str] | None = None) -> TrainConfig:
         augment=augment,
         optim=OptimConfig(
             optimizer=a.optimizer,
-            lr=a.lr if a.lr is not None else 0.05 if sgd else optim.lr,
-            weight_decay=a.weight_decay if a.weight_decay is not None else 5e-4 if sgd else optim.weight_decay,
+            lr=rate if a.lr is None else a.lr,
+            weight_decay=decay if a.weight_decay is None else a.weight_decay,
             warmup=a.warmup,
-            epochs=a.epochs,
+            epochs=optim.epochs if a.epochs is None else a.epochs,
             batch_size=optim.batch_size if auto_batch else int(a.batch_size),
             ema_decay=a.ema,
             grad_clip=a.grad_clip,
@@ -558,6 +585,7 @@ def parse_train(argv: Sequence[str] | None = None) -> TrainConfig:
         pretrained=a.pretrained,
         limit=a.limit,
         restart=a.restart,
+        auto_epochs=a.epochs is None,
         auto_batch=auto_batch,
         logger=a.logger,
         command=shlex.join(["python", "train.py", *(sys.argv[1:] if argv is None else argv)]),

@@ -32,13 +32,14 @@ from timm.optim import param_groups_weight_decay  # type: ignore[attr-defined]
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-import bcresnet  # noqa: F401 (timm learns its networks)
+import networks  # noqa: F401 (timm learns of them)
 import transform
 from arg import FULL, TIMM_WEIGHTS, FeatureConfig, OptimConfig, RunConfig, UserError, from_plain, to_plain
 from dataset import LogMel, as_float
+from muon import Muon
 from util import cross_entropy, generator, hardest_mean, macro_f1_of_counts, replacing
 
-CHECKPOINT_FORMAT = 2
+CHECKPOINT_FORMAT = 3
 
 # ------------------------------------------------------------------------------------------------- the network
 
@@ -256,11 +257,13 @@ def seed_key(config: RunConfig) -> tuple[int, ...]:
 
 
 def make_optimizer(net: nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
-    """AdamW or Nesterov SGD; biases and normalisation are not decayed."""
+    """AdamW, Nesterov SGD or Muon; biases and normalisation are not decayed."""
     groups = param_groups_weight_decay(net, optim.weight_decay)
     fused = not optim.grad_clip  # Lightning cannot clip what a fused optimiser unscales
     if optim.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=optim.lr, fused=fused)
+    if optim.optimizer == "muon":
+        return Muon(groups, optim.lr)
     return torch.optim.SGD(groups, lr=optim.lr, momentum=0.9, nesterov=True, fused=fused)
 
 

@@ -31,6 +31,7 @@ from arg import (
     TrainConfig,
     UserError,
     command,
+    default_epochs,
     flat,
     parse_train,
     run_name,
@@ -124,13 +125,16 @@ def choose_folds(config: TrainConfig, store: Store) -> tuple[Fold, ...]:
 
 def run_config(config: TrainConfig, store: Store, fold: Fold) -> RunConfig:
     labels = store.clips("train").target
+    optim = config.optim
+    if config.auto_epochs:  # the same for all folds, and for a dry run with a part of the clips
+        optim = dataclasses.replace(optim, epochs=default_epochs(len(labels) * (store.folds - 1) // store.folds))
     return RunConfig(
         model=config.model,
         classes=store.classes,
         class_counts=tuple(np.bincount(labels, minlength=len(store.classes)).tolist()),
         features=config.features.resolve(store.sample_rate, store.clip_samples),
         augment=config.augment,
-        optim=config.optim,
+        optim=optim,
         fold=fold,
         seed=config.seed,
         folds_hash=store.folds_hash,

@@ -30,6 +30,7 @@ class WaveDraw:
     noise_std: Tensor  # its standard deviation, full scale 1
     background: Tensor  # first sample of the background recording that each clip gets
     background_snr: Tensor  # dB; infinite where the clip gets none
+    speed: Tensor  # a factor
 
 
 def draw_wave(
@@ -55,6 +56,7 @@ def draw_wave(
         noise_std=uniform(0, config.noise_std),
         background=first(background_samples),
         background_snr=torch.where(chosen, uniform(*config.background_snr_db), torch.inf),
+        speed=uniform(1 - config.speed, 1 + config.speed),
     )
 
 
@@ -67,6 +69,8 @@ def apply_wave(wave: Tensor, params: WaveDraw, noise: Tensor, background: Tensor
     """
     samples = wave.shape[1]
     result = wave.float().mul_(params.gain[:, None] / 32768)
+    if (params.speed != 1).any():
+        result = resampled(result, params.speed)
     if len(background) >= samples:
         piece = pieces(background, params.background, samples)
         ratio = result.square().mean(1) / piece.square().mean(1).clamp(min=1e-12)
@@ -74,6 +78,18 @@ def apply_wave(wave: Tensor, params: WaveDraw, noise: Tensor, background: Tensor
     if len(noise) >= samples:
         result.addcmul_(pieces(noise, params.noise, samples), params.noise_std[:, None])
     return result
+
+
+def resampled(wave: Tensor, speed: Tensor) -> Tensor:
+    """(B, L) waves played at (B,) speeds, their middles staying where they are, by linear interpolation.
+
+    Tempo and pitch change together, as on a tape (Ko et al. 2015, "Audio augmentation for speech recognition"). A
+    faster clip ends in zeros, a slower one is cut off.
+    """
+    samples = wave.shape[1]
+    place = (torch.arange(samples, device=wave.device) * 2 + 1) / samples - 1  # -1 to 1
+    grid = torch.stack([place * speed[:, None], torch.zeros_like(wave)], -1)[:, None]
+    return F.grid_sample(wave[:, None, None], grid, align_corners=False)[:, 0, 0]
 
 
 def pieces(recording: Tensor, first: Tensor, samples: int) -> Tensor:

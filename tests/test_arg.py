@@ -71,6 +71,7 @@ def test_folds_of_train(text: str, folds: object) -> None:
         "--seed -1",
         "--limit -1",
         "--mixup -1",
+        "--speed 1",
         "--n-fft 1025",
         "--n-mels 0",
         "--tag a/b",
@@ -89,6 +90,21 @@ def test_an_unknown_flag_is_one_line_that_points_to_the_help(capsys: pytest.Capt
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
     assert all(line.startswith("error: unrecognized") and "-h" in line for line in lines)
+
+
+@pytest.mark.parametrize(("clips", "epochs"), [(0, 200), (20, 200), (560, 100), (4_296, 13), (48_000, 13)])
+def test_fewer_clips_are_shown_more_often(clips: int, epochs: int) -> None:
+    assert arg.default_epochs(clips) == epochs
+
+
+def test_rates_are_those_of_the_optimiser() -> None:
+    for name, (rate, decay) in arg.OPTIMIZERS.items():
+        optim = arg.parse_train(["--optimizer", name]).optim
+        assert (optim.lr, optim.weight_decay) == (rate, decay)
+    default = arg.parse_train([]).optim
+    assert (default.lr, default.weight_decay) == arg.OPTIMIZERS[default.optimizer]
+    optim = arg.parse_train(["--optimizer", "sgd", "--lr", "0.3", "--weight-decay", "0"]).optim
+    assert (optim.lr, optim.weight_decay) == (0.3, 0)
 
 
 @pytest.mark.parametrize("parse", [arg.parse_preprocess, arg.parse_train, arg.parse_inference])

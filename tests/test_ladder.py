@@ -34,7 +34,11 @@ def test_the_ladder_is_all_there() -> None:
     assert len(INFER) == 5
 
 
-OTHERS = [["-m", "efficientnet_b0", "-t", "64"], ["-m", "mobilenetv3_small_100", "-t", "32", "--optimizer", "sgd"]]
+OTHERS = [
+    ["-m", "efficientnet_b0", "-t", "64"],
+    ["-m", "mobilenetv3_small_100", "-t", "32", "--optimizer", "sgd"],
+    ["-m", "melresnet", "--n-mels", "40", "--frames", "101", "--optimizer", "muon"],
+]
 
 
 @pytest.mark.parametrize("words", TRAIN + OTHERS, ids=" ".join)

@@ -184,7 +184,7 @@ def test_learning_rate_rises_then_falls_as_a_cosine() -> None:
     assert factors[99] == pytest.approx(0.0, abs=1e-3)
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd"])
+@pytest.mark.parametrize("name", ["adamw", "sgd", "muon"])
 def test_biases_and_normalisation_are_not_decayed(model: Classifier, name: str) -> None:
     optimizer = make_optimizer(model.net, OptimConfig(optimizer=name, weight_decay=0.1))
     for group in optimizer.param_groups:

@@ -25,6 +25,7 @@ def fixed(batch: int, **changes: torch.Tensor) -> WaveDraw:
         noise_std=torch.zeros(batch),
         background=torch.zeros(batch, dtype=torch.long),
         background_snr=torch.full((batch,), torch.inf),
+        speed=torch.ones(batch),
     )
     return dataclasses.replace(still, **changes)
 
@@ -51,8 +52,22 @@ def test_background_is_mixed_at_the_drawn_ratio_of_powers() -> None:
     torch.testing.assert_close(added[0] / added[0].norm(), background[:1000] / background[:1000].norm())
 
 
+def test_speed_moves_a_tone_and_its_length() -> None:
+    """A 500 Hz tone in the middle half of a second, played 1.25 times as fast: 625 Hz in the middle 0.4 s."""
+    time = torch.arange(16_000) / 16_000
+    wave = as_int16(0.5 * torch.sin(2 * torch.pi * 500 * time) * ((time >= 0.25) & (time < 0.75)))
+    changed = transform.apply_wave(wave.expand(2, -1), fixed(2, speed=torch.tensor([1, 1.25])), NONE, NONE)
+    torch.testing.assert_close(changed[0], as_float(wave), rtol=0, atol=2e-3)  # two samples' mean at most
+    spectrum = torch.fft.rfft(changed[1]).abs()
+    assert spectrum.argmax().item() == pytest.approx(625, abs=1)  # bins are 1 Hz apart
+    sounding = changed[1].abs() > 0.01
+    first, last = sounding.nonzero()[[0, -1]].flatten().tolist()
+    assert first == pytest.approx(16_000 * 0.3, abs=16)
+    assert last == pytest.approx(16_000 * 0.7, abs=16)
+
+
 def test_draws_stay_in_their_ranges_and_come_from_the_generator() -> None:
-    config = AugmentConfig(gain_db=6, noise_std=0.1, background_probability=0.5)
+    config = AugmentConfig(gain_db=6, noise_std=0.1, background_probability=0.5, speed=0.1)
     first, again, other = (
         transform.draw_wave(config, (500, 50), 100, 200, generator("cpu", seed)) for seed in (1, 1, 2)
     )
@@ -61,6 +76,8 @@ def test_draws_stay_in_their_ranges_and_come_from_the_generator() -> None:
     assert first.gain.min() >= 10 ** (-6 / 20)
     assert first.gain.max() <= 10 ** (6 / 20)
     assert set(first.noise.tolist()) == set(range(51))
+    assert 0.9 <= first.speed.min() < 0.91
+    assert 1.09 < first.speed.max() <= 1.1
     assert 0.09 < first.noise_std.max() <= 0.1
     assert 0.4 < torch.isfinite(first.background_snr).float().mean() < 0.6
     assert first.background.max() <= 150

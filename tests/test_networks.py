@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from arg import FeatureConfig, FeatureOptions
-from bcresnet import AlongFrequency, SubSpectralNorm
 from model import build_network, fold_batch_norm
+from networks import AlongFrequency, SubSpectralNorm
 
 
 def features(n_mels: int, frames: int) -> FeatureConfig:
@@ -21,9 +21,14 @@ def test_the_papers_number_of_weights() -> None:
         assert count / 1000 == pytest.approx(thousands, rel=0.005)
 
 
+def test_melresnet_is_small() -> None:
+    assert sum(weight.numel() for weight in build_network("melresnet", 12, features(40, 101)).parameters()) < 350_000
+
+
+@pytest.mark.parametrize("name", ["melresnet", "bcresnet1"])
 @pytest.mark.parametrize(("n_mels", "frames"), [(40, 101), (64, 64), (33, 20), (8, 8)])
-def test_features_of_any_size(n_mels: int, frames: int) -> None:
-    net = build_network("bcresnet1", 3, features(n_mels, frames))
+def test_features_of_any_size(name: str, n_mels: int, frames: int) -> None:
+    net = build_network(name, 3, features(n_mels, frames))
     wave = torch.randn(4, 1, n_mels, frames)
     net(wave).sum().backward()
     assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in net.parameters())
