@@ -63,6 +63,7 @@ class PreprocessConfig:
     label_pattern: str | None = None  # searched in names for the group "label"; None: the folder is the label
     group_pattern: str | None = None  # searched in names for the group "group"
     download: str | None = None  # one of ARCHIVES, fetched into `input_path` where that is missing
+    noise: Path | None = None  # a folder of recordings to mix in, beside those of the data set
     relabel: Path | None = None  # a list of decisions about clips; NO_LIST: all decisions are taken back
     strict: bool = False  # an error in place of every clip that would be left out or flagged
 
@@ -420,6 +421,13 @@ def parse_preprocess(argv: Sequence[str] | None = None) -> PreprocessConfig:
     )
     parser.add_argument("--download", choices=ARCHIVES, help="fetch this data set first, into -i (default: its name)")
     parser.add_argument(
+        "--noise",
+        type=Path,
+        metavar="DIR",
+        help="recordings for train.py --augment more to mix in, of any length, beside those of the data set's "
+        "_background_noise_; without -i the data set and options of the last run",
+    )
+    parser.add_argument(
         "--relabel",
         type=Path,
         metavar="CSV",
@@ -435,10 +443,12 @@ def parse_preprocess(argv: Sequence[str] | None = None) -> PreprocessConfig:
     if a.input_path is None and (a.manifest or a.download):
         a.input_path = a.manifest.parent if a.manifest else Path(a.download)
     if a.input_path is None:
-        _require(a.relabel is not None, "give the data set: -i DIR, --manifest CSV or --download NAME")
+        last = a.relabel is not None or a.noise is not None
+        _require(last, "give the data set: -i DIR, --manifest CSV or --download NAME")
         given = _given(parser, argv)
-        other = [name.replace("_", "-") for name in given if name not in ("work", "relabel", "strict")]
-        _require(not other, f"--{''.join(other[:1])}: give -i too; --relabel alone keeps the options of the last run")
+        other = [name.replace("_", "-") for name in given if name not in ("work", "noise", "relabel", "strict")]
+        alone = f"--{'relabel' if a.relabel else 'noise'} alone keeps the options of the last run"
+        _require(not other, f"--{''.join(other[:1])}: give -i too; {alone}")
     _require(all("=" in pair for pair in a.columns), f"--columns {' '.join(a.columns)}: use ROLE=NAME, as path=file")
     a.columns = tuple(tuple(pair.split("=", 1)) for pair in a.columns)
     return PreprocessConfig(**vars(a))

@@ -98,8 +98,8 @@ def load_store(work: Path) -> dict[str, Any]:
     """The facts about the store in `work` (store.json).
 
     Keys: format, root, test_root, sample_submission, sample_rate (Hz), clip_samples, classes (sorted), folds (as made),
-    grouped (whether groups were found), counts (clips per split), options (those that decide labels and folds).
-    UserError where it is missing, unreadable or of another format.
+    grouped (whether groups were found), counts (clips per split), options (those that decide labels and folds), noise
+    (the folder of --noise; absent in older stores). UserError where it is missing, unreadable or of another format.
     """
     path = work / STORE
     try:
@@ -118,10 +118,11 @@ def load_store(work: Path) -> dict[str, Any]:
 def load_clips(work: Path) -> DataFrame:
     """One row a usable clip (clips.csv), by split (train, test, noise) and then by name.
 
-    Text columns: fname, label ('' where unknown), group (the speaker or ''), split, flags (separated by spaces),
-    cluster (the first of the clips that this is a near duplicate of, or ''), digest. Integers: fold (-1 outside train),
-    offset and length (samples of WAVES), size (bytes) and mtime_ns of the file, its sample_rate (Hz) and channels,
-    truncated (0 or 1). The levels are real numbers. UserError where the table is missing or unreadable.
+    Text columns: fname (a full path where --noise found it), label ('' where unknown), group (the speaker or ''),
+    split, flags (separated by spaces), cluster (the first of the clips that this is a near duplicate of, or ''),
+    digest. Integers: fold (-1 outside train), offset and length (samples of WAVES), size (bytes) and mtime_ns of the
+    file, its sample_rate (Hz) and channels, truncated (0 or 1). The levels are real numbers. UserError where the table
+    is missing or unreadable.
     """
     return _load_table(work / CLIPS, CLIP_COLUMNS)
 
@@ -971,6 +972,7 @@ def _complete(config: PreprocessConfig) -> PreprocessConfig:
         input_path=Path(store["root"]),
         sample_rate=store["sample_rate"],
         clip_seconds=store["clip_samples"] / store["sample_rate"],
+        noise=config.noise or (Path(store["noise"]) if store.get("noise") else None),
     )
 
 
@@ -1092,6 +1094,7 @@ def _facts(config: PreprocessConfig, data: DataSet, clips: DataFrame, sample_rat
         "grouped": bool((train["group"] != "").any()),
         "counts": {split: int((clips["split"] == split).sum()) for split in SPLITS},
         "options": _options(config),
+        "noise": config.noise and str(config.noise.resolve()),
     }
 
 

@@ -6,6 +6,7 @@ Nothing here opens an audio file. What the archives and manifests need is import
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import re
 import sys
@@ -104,6 +105,8 @@ def scan(config: PreprocessConfig) -> DataSet:
     if unknown := sorted({file.label for file in files if file.split == "test"} - classes - {""}):
         notes.append(f"test clips taken as unlabelled, as no class is called so: {some(unknown, 'label')}")
         files = [f._replace(label="") if f.split == "test" and f.label not in classes else f for f in files]
+    if config.noise:
+        files += _read_noise(config.noise, files, notes)
     order = {split: index for index, split in enumerate((*SPLITS, ""))}
     files.sort(key=lambda file: (order[file.split], file.fname))
     sample = root / "sample_submission.csv"
@@ -145,7 +148,9 @@ def _read_folders(root: Path, config: PreprocessConfig, notes: list[str]) -> tup
     if (root / "train").is_dir() and ((root / "test").is_dir() or _folders(root / "train")):
         train = inside(root / "train")
         test = inside(root / "test") if (root / "test").is_dir() else None
-        if unused := [name for name in _folders(root) if name not in ("train", "test")]:
+        noise = config.noise and config.noise.resolve()
+        beside = [name for name in _folders(root) if name not in ("train", "test")]
+        if unused := [name for name in beside if (root / name).resolve() != noise]:
             notes.append(f"not used, as there is a train/ beside: {some(unused, 'folder')}")
     elif (root / "test").is_dir():
         notes.append("test/ counts as a class: clips to label are looked for there only where there is a train/")
@@ -165,9 +170,41 @@ def _read_folders(root: Path, config: PreprocessConfig, notes: list[str]) -> tup
         if (folder / NOISE_FOLDER).is_dir():
             files += [f._replace(label="") for f in find(folder / NOISE_FOLDER, root, "noise", others)]
     if others:
-        kinds = ", ".join(f"{count:,} {kind}" for kind, count in others.most_common(3))
-        notes.append(f"not audio by their names and ignored: {others.total():,} files ({kinds})")
+        notes.append(f"not audio by their names and ignored: {_kinds(others)}")
     return train, test, files
+
+
+def _kinds(others: Counter[str]) -> str:
+    return f"{others.total():,} files ({', '.join(f'{count:,} {kind}' for kind, count in others.most_common(3))})"
+
+
+def _read_noise(folder: Path, files: Sequence[File], notes: list[str]) -> list[File]:
+    """The recordings under `folder`, named by their full path, but those that `files` has as noise already.
+
+    So they are never called like a file of the data set. UserError where there is none, or one is a clip to train on
+    or to test with.
+    """
+    way_out = "give another folder, or -i without --noise for none"
+    if not folder.is_dir():
+        raise UserError(f"--noise {folder}: no such folder; {way_out}")
+    top, others = folder.resolve(), Counter[str]()
+    found = sorted(file._replace(fname=file.path, label="") for file in find(top, top, "noise", others))
+    if not found:
+        raise UserError(f"--noise {folder}: no audio file found ({' '.join(sorted(AUDIO_SUFFIXES))}); {way_out}")
+    if others:
+        notes.append(f"not audio by their names and ignored in {folder}: {_kinds(others)}")
+    resolved = functools.cache(lambda name: str(Path(name).resolve()))
+
+    def place(file: File) -> tuple[str, str]:  # the same whatever links lead to its folder
+        name, _, last = file.path.rpartition("/")
+        return resolved(name), last
+
+    there = {place(file): file for file in files if not file.reason}
+    for file in found:
+        if (clip := there.get(place(file))) and clip.split != "noise":
+            raise UserError(f"--noise {folder}: {printable(clip.fname)} in it is a {clip.split} clip; keep noise "
+                            "outside the data set, or in a folder of it whose name begins with _")  # fmt: skip
+    return [file for file in found if place(file) not in there]
 
 
 def _apply_lists(files: list[File], root: Path, train: Path, test: Path | None, notes: list[str]) -> list[File]:

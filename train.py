@@ -315,7 +315,9 @@ def make_fold(
     torch.manual_seed(seed_of(*seed_key(run)))  # the network's initial weights
     background = store.noise() if run.augment.background_probability else None
     if background is not None and len(background) < store.clip_samples:
-        print("warning: no background recordings in _background_noise_, so none are mixed in", file=sys.stderr)
+        add = shlex.join(["python", "preprocess.py", "--noise", "FOLDER", *work_option(store.work)])
+        what = "not a window of them" if len(background) else "none in _background_noise_"
+        print(f"warning: no background recordings are mixed in ({what}): {add} adds some", file=sys.stderr)
     model = Classifier(run, "" if restored else run.weights, background).to(device)
     model.use_layout(pick_layout(model))
     if device.type == "cuda" and run.optim.deterministic and net is None:

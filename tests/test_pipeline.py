@@ -218,6 +218,21 @@ def test_training_prepares_the_data_first(data_root: Path, tmp_path: Path) -> No
     assert (work / "clips.csv").exists()
 
 
+def test_background_recordings_can_be_added(
+    data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, work, folder = tmp_path / "data", str(tmp_path / "work"), tmp_path / "noise"
+    shutil.copytree(data_root / "train", root, ignore=shutil.ignore_patterns("_*"))
+    shutil.copytree(data_root / "train" / "_background_noise_", folder)
+    arguments = [*TRAIN, "-w", work, "-f", "0", "--epochs", "1", "--limit", "8", "--augment", "more"]
+    assert train.main([*arguments, "-i", str(root)]) == 0
+    advice = "none in _background_noise_): python preprocess.py --noise FOLDER -w "
+    assert f"no background recordings are mixed in ({advice}{work} adds some" in capsys.readouterr().err
+    assert preprocess.main(["--noise", str(folder), "-w", work]) == 0
+    assert train.main([*arguments, "--restart"]) == 0
+    assert "background" not in capsys.readouterr().err
+
+
 def test_every_epoch_draws_its_own_order(store_work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     epochs = []
     made = WaveData.train_batches

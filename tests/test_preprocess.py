@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 import preprocess as pp
-from arg import PreprocessConfig, UserError
+from arg import NO_LIST, PreprocessConfig, UserError
+from dataset import Store
+from preprocess import main
 from source import File
 from tests.conftest import decode_folder
 
@@ -121,6 +123,7 @@ def test_a_folder_a_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
             "manifest": None,
             "columns": {},
         },
+        "noise": None,
     }
     assert reasons(work) == {"loose.wav": "lies in no class folder"}
     out = capsys.readouterr().out
@@ -773,6 +776,51 @@ def test_a_later_run_decodes_what_is_new_and_keeps_the_folds(
     assert "0 new or changed" in capsys.readouterr().out
     splitter = StratifiedGroupKFold(5, shuffle=True, random_state=1)
     assert fresh["fold"].tolist() == sklearn_folds(splitter, fresh)
+
+
+def test_a_folder_of_noise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, work, street = fill(tmp_path / "data"), tmp_path / "work", tmp_path / "street"
+    write(root / "_background_noise_" / "hum.wav", 900)
+    before, folds_hash = prepare(root, work, folds=3), Store.open(work).folds_hash
+    long = write(street / "night" / "hum.wav", noise(901, 90 * RATE))  # longer than any clip
+    slow = write(street / "hum.flac", noise(902, 8000), 8000)  # at another sample rate
+    write(street / "copy.wav", 0)  # a training clip's samples: no duplicate of it
+    bad = street / "bad.wav"
+    bad.write_bytes(b"RIFF")
+    capsys.readouterr()
+
+    assert main(["--noise", str(street), "-w", str(work)]) == 0
+    out = capsys.readouterr().out
+    assert "4 new or changed of 17 files decoded" in out
+    assert "12 clips of 2 classes to train on, 0 test clips (0 labelled), 4 noise recordings" in out
+    clips = pp.load_clips(work)
+    assert list(clips["fname"][12:]) == [*(str(street / n) for n in ("copy.wav", "hum.flac", "night/hum.wav")),
+                                         "_background_noise_/hum.wav"]  # fmt: skip
+    assert set(clips["split"][12:]) == {"noise"}
+    assert np.array_equal(samples_of(work, clips.iloc[14]), noise(901, 90 * RATE))
+    assert clips["length"][13] == RATE
+    assert list(reasons(work)) == [str(bad)]
+    assert clips[:12].equals(before[:12])
+    store = Store.open(work)
+    assert (store.folds, store.folds_hash, store.classes) == (3, folds_hash, ("no", "yes"))
+    assert len(store.noise()) == 90 * RATE + RATE + 1600 + 1600
+
+    write(slow, noise(903, 4000), 8000)  # changed, removed, and mended by now
+    long.unlink()
+    write(bad, 904)
+    pp.preprocess(PreprocessConfig(None, work, relabel=NO_LIST))  # the folder is on record
+    assert "2 new or changed of 16 files decoded" in capsys.readouterr().out
+    assert list(pp.load_clips(work)["length"][12:]) == [1600, 1600, 8000, 1600]
+    assert not reasons(work)
+    main(["--noise", str(street), "-w", str(work)])
+    assert "nothing has changed" in capsys.readouterr().out
+
+    street.rename(tmp_path / "moved")
+    with pytest.raises(UserError, match=r"--noise .*street: no such folder"):
+        pp.preprocess(PreprocessConfig(None, work, relabel=NO_LIST))
+    assert prepare(root, work, folds=3).equals(before)  # -i alone: as it was
+    assert main(["--noise", str(tmp_path / "moved"), "-w", str(work), "--seed", "1"]) == 2
+    assert "--seed: give -i too; --noise alone keeps the options of the last run" in capsys.readouterr().err
 
 
 def test_the_sample_rate_stays_until_it_is_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -83,6 +83,52 @@ def test_a_flat_train_folder_beside_a_flat_test_folder(tmp_path: Path) -> None:
     ]
 
 
+def test_noise_of_another_folder_beside_that_of_the_data_set(tmp_path: Path) -> None:
+    root = touch(tmp_path / "data", "train/no/a.wav train/yes/a.wav train/_background_noise_/a.wav noise/a.wav")
+    street = touch(tmp_path / "street", "a.wav no/a.wav deep/er/a.FLAC LICENSE")
+    alone, _ = scan(root)
+    files, notes = scan(root, noise=street)
+    more = [("noise", str(street / name), "", "", "") for name in ("a.wav", "deep/er/a.FLAC", "no/a.wav")]
+    assert sorted(files) == sorted([*alone, *more])
+    assert f"ignored in {street}: 1 files (1 without suffix)" in notes
+    assert "not used, as there is a train/ beside: 1 folder (noise)" in notes
+
+    files, notes = scan(root, noise=root / "noise")
+    assert sorted(files) == sorted([*alone, ("noise", str(root / "noise" / "a.wav"), "", "", "")])
+    assert "not used" not in notes
+    for again in (root / "train" / "_background_noise_", tmp_path / "link"):  # what is there already counts once
+        (tmp_path / "link").unlink(missing_ok=True)
+        (tmp_path / "link").symlink_to(root / "train" / "_background_noise_")
+        assert scan(root, noise=again)[0] == alone
+
+
+def test_no_clip_is_noise(tmp_path: Path) -> None:
+    root = touch(tmp_path / "data", "no/a.wav yes/a.wav hum/a.wav _hum/a.wav")
+    assert [file[:2] for file in scan(root, noise=root / "_hum")[0]][-1] == ("noise", str(root / "_hum" / "a.wav"))
+    (tmp_path / "link").symlink_to(root / "hum")
+    for folder in (root, tmp_path, root / "hum", tmp_path / "link"):
+        with pytest.raises(UserError, match=r"--noise .*/a.wav in it is a train clip; keep noise outside"):
+            scan(root, noise=folder)
+    touch(tmp_path / "split", "train/no/a.wav train/yes/a.wav test/a.wav")
+    with pytest.raises(UserError, match=r"a\.wav in it is a test clip"):
+        scan(tmp_path / "split", noise=tmp_path / "split" / "test")
+    manifest = tmp_path / "all.csv"
+    manifest.write_text("path,label,split\nno/a.wav,no,\nyes/a.wav,yes,\n_hum/a.wav,,noise\n")
+    assert len(scan(root, noise=root / "hum", manifest=manifest)[0]) == 4
+    assert len(scan(root, noise=root / "_hum", manifest=manifest)[0]) == 3
+    with pytest.raises(UserError, match=r"no/a\.wav in it is a train clip"):
+        scan(root, noise=root / "no", manifest=manifest)
+
+
+def test_a_noise_folder_that_is_missing_or_empty(tmp_path: Path) -> None:
+    root = touch(tmp_path / "data", "no/a.wav yes/a.wav")
+    with pytest.raises(UserError, match=r"--noise .*gone: no such folder; give another folder, or -i without"):
+        scan(root, noise=tmp_path / "gone")
+    touch(tmp_path / "texts", "about.txt")
+    with pytest.raises(UserError, match=r"--noise .*texts: no audio file found \(.*\.wav .*\); give another folder"):
+        scan(root, noise=tmp_path / "texts")
+
+
 def test_speakers_in_names_unless_none_are_wanted(tmp_path: Path) -> None:
     root = touch(tmp_path, "no/ann_nohash_0.wav yes/ann_nohash_0.wav")
     assert [file[3] for file in scan(root)[0]] == ["ann", "ann"]
