@@ -158,10 +158,10 @@ class AugmentConfig:
     freq_masks: int = 0
     mask_share: float = 0.1  # widest mask, as a share of the axis
     mixup_alpha: float = 0.0  # Beta(alpha, alpha)
-    speed: float = 0.0  # uniform in 1 +- this, by resampling, which changes the pitch with it
+    speed: float = 0.1  # uniform in 1 +- this, by resampling, which changes the pitch with it
 
 
-NO_AUGMENT = AugmentConfig(gain_db=0, shift_seconds=0, noise_std=0)
+NO_AUGMENT = AugmentConfig(gain_db=0, shift_seconds=0, noise_std=0, speed=0)
 AUGMENT_PRESETS = {
     "none": NO_AUGMENT,
     "base": AugmentConfig(),
@@ -176,9 +176,9 @@ OPTIMIZERS = {"adamw": (2e-3, 0.05), "sgd": (0.05, 5e-4), "muon": (0.02, 0.01)} 
 class OptimConfig:
     """How the network learns."""
 
-    optimizer: str = "adamw"  # one of OPTIMIZERS
-    lr: float = 2e-3  # peak rate
-    weight_decay: float = 0.05
+    optimizer: str = "muon"  # one of OPTIMIZERS
+    lr: float = 0.02  # peak rate
+    weight_decay: float = 0.01
     warmup: float = 0.1  # share of all steps
     epochs: int = 13
     batch_size: int = 64
@@ -274,6 +274,7 @@ class TrainConfig:
     limit: int = 0
     restart: bool = False
     auto_epochs: bool = False  # from the number of clips, in place of `optim.epochs`
+    auto_optimizer: bool = False  # `optim.optimizer`, or AdamW where that takes longer than the network itself
     auto_batch: bool = False  # find the largest batch that fits; `optim.batch_size` is what its rate is meant for
     logger: str = "csv"  # history.csv alone, or "tensorboard" for its events, too
     command: str = ""  # as typed, for the record
@@ -512,7 +513,10 @@ def parse_train(argv: Sequence[str] | None = None) -> TrainConfig:
         "--accumulate", type=int, default=optim.accumulate, metavar="N", help="batches a step of the optimiser"
     )
     learn.add_argument(
-        "--optimizer", choices=tuple(OPTIMIZERS), default=optim.optimizer, help="sgd is Nesterov's; see docs/recipe.md"
+        "--optimizer",
+        choices=("auto", *OPTIMIZERS),
+        default="auto",
+        help="sgd is Nesterov's; auto: muon, or adamw where muon would more than double the arithmetic",
     )
     rates, decays = (
         ", ".join(f"{values[index]:g} with {name}" for name, values in OPTIMIZERS.items()) for index in range(2)
@@ -553,7 +557,11 @@ def parse_train(argv: Sequence[str] | None = None) -> TrainConfig:
     _require(a.hop is None or a.hop >= 1, f"--hop {a.hop}: use at least 1 sample")
     auto_batch = a.batch_size == "auto"
     _require(auto_batch or a.batch_size.isdecimal(), f"--batch-size {a.batch_size}: use a number of clips, or auto")
-    rate, decay = OPTIMIZERS[a.optimizer]
+    auto_optimizer = a.optimizer == "auto"
+    for flag, value in (("--lr", a.lr), ("--weight-decay", a.weight_decay)):
+        _require(not auto_optimizer or value is None, f"{flag}: name the --optimizer that it is meant for")
+    optimizer = optim.optimizer if auto_optimizer else a.optimizer
+    rate, decay = OPTIMIZERS[optimizer]
     size = SIZE if a.size is None else a.size
     augment = dataclasses.replace(AUGMENT_PRESETS[a.augment], mixup_alpha=a.mixup)
     if a.speed is not None:
@@ -572,7 +580,7 @@ def parse_train(argv: Sequence[str] | None = None) -> TrainConfig:
         ),
         augment=augment,
         optim=OptimConfig(
-            optimizer=a.optimizer,
+            optimizer=optimizer,
             lr=rate if a.lr is None else a.lr,
             weight_decay=decay if a.weight_decay is None else a.weight_decay,
             warmup=a.warmup,
@@ -596,6 +604,7 @@ def parse_train(argv: Sequence[str] | None = None) -> TrainConfig:
         limit=a.limit,
         restart=a.restart,
         auto_epochs=a.epochs is None,
+        auto_optimizer=auto_optimizer,
         auto_batch=auto_batch,
         logger=a.logger,
         command=shlex.join(["python", "train.py", *(sys.argv[1:] if argv is None else argv)]),

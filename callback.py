@@ -347,7 +347,7 @@ class RunFiles(pl.Callback):
             where = f"epoch {trainer.current_epoch + 1}, batch {batch + 1} ({', '.join(names)}{more})"
             raise UserError(
                 f"fold {model.config.fold}: the loss is no longer a number, first in {where}; "
-                "train with a lower --lr, and --restart"
+                + lower_rate(model.config)
             )
 
     def _save(self, trainer: pl.Trainer, model: Classifier, epoch: int, batch: int) -> None:
@@ -383,9 +383,7 @@ class RunFiles(pl.Callback):
         started = time.monotonic()
         weights = more["training"].get("current_model_state", state)
         if not all(value.isfinite().all() for value in weights.values() if value.is_floating_point()):
-            raise UserError(
-                f"fold {config.fold}: weights are no longer numbers; train with a lower --lr, and --restart"
-            )
+            raise UserError(f"fold {config.fold}: weights are no longer numbers; {lower_rate(config)}")
         if self._clean:  # what an earlier run left goes when the new one is there
             remove(self.folder, [PREVIOUS])
             save_checkpoint(self.folder / LAST, config, state, False, **more)
@@ -419,6 +417,11 @@ class RunFiles(pl.Callback):
             print(f"warning: no checkpoint could be saved, training goes on: {error}", file=sys.stderr, flush=True)
             return False
         return True
+
+
+def lower_rate(config: RunConfig) -> str:
+    optim = config.optim
+    return f"train with --optimizer {optim.optimizer}, an --lr below {optim.lr:g}, and --restart"
 
 
 LAST, PREVIOUS, BEST, HISTORY = "last.ckpt", "previous.ckpt", "best.ckpt", "history.csv"

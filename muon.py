@@ -110,20 +110,42 @@ def is_matrix(weight: Tensor) -> bool:
 def orthogonal(matrices: Tensor) -> Tensor:
     """(B, m, n) matrices with their singular values brought near 1; those far below the largest stay smaller.
 
-    The Newton-Schulz iteration X <- (a + b A + c A^2) X with A = X X^T. All its factors are polynomials of the first A,
-    so that they are gathered in the smaller of the two sizes, m by m, and X is multiplied once. Float32, since products
-    of A with itself lose too much in half precision.
+    The Newton-Schulz iteration X <- (a + b A + c A^2) X with A = X X^T. For matrices that are wide, as those of
+    convolutions are, its factors, all polynomials of the first A, are gathered in m by m, and X is multiplied once.
+    Float32, since the products of A with itself lose too much in half precision.
     """
     if matrices.shape[1] > matrices.shape[2]:
         return orthogonal(matrices.mT).mT
     x = matrices.float()
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
-    product = x @ x.mT
-    gathered = None
-    for a, b, c in COEFFICIENTS:
+    wide = gathering_pays(*x.shape[1:])
+    product, gathered = x @ x.mT, None
+    for step, (a, b, c) in enumerate(COEFFICIENTS):
+        if step and not wide:
+            product = x @ x.mT
         factor = torch.baddbmm(product, product, product, beta=b, alpha=c)
         factor.diagonal(dim1=1, dim2=2).add_(a)
-        gathered = factor if gathered is None else factor @ gathered
-        product = factor @ product @ factor
-    assert gathered is not None
-    return (gathered @ x).to(matrices.dtype)
+        if wide:
+            gathered = factor if gathered is None else factor @ gathered
+            product = factor @ product @ factor
+        else:
+            x = factor @ x
+    return (x if gathered is None else gathered @ x).to(matrices.dtype)
+
+
+def gathering_pays(m: int, n: int) -> bool:
+    """Whether the factors of m by n matrices, m <= n, are to be gathered; see `orthogonal`."""
+    return _operations(m, n, gathered=True) < _operations(m, n, gathered=False)
+
+
+def operations(weight: Tensor) -> int:
+    """Floating-point operations that Muon's step takes for a parameter, but for what AdamW's would take as well."""
+    if not is_matrix(weight):
+        return 0
+    m, n = sorted((len(weight), weight[0].numel()))
+    return _operations(m, n, gathering_pays(m, n))
+
+
+def _operations(m: int, n: int, gathered: bool) -> int:
+    steps, product, square = len(COEFFICIENTS), 2 * m * m * n, 2 * m**3
+    return 2 * product + (4 * steps - 1) * square if gathered else steps * (2 * product + square)

@@ -23,6 +23,7 @@ import numpy as np
 
 from arg import (
     FULL,
+    OPTIMIZERS,
     TIMM_WEIGHTS,
     Fold,
     OptimConfig,
@@ -128,7 +129,7 @@ def run_config(config: TrainConfig, store: Store, fold: Fold) -> RunConfig:
     optim = config.optim
     if config.auto_epochs:  # the same for all folds, and for a dry run with a part of the clips
         optim = dataclasses.replace(optim, epochs=default_epochs(len(labels) * (store.folds - 1) // store.folds))
-    return RunConfig(
+    run = RunConfig(
         model=config.model,
         classes=store.classes,
         class_counts=tuple(np.bincount(labels, minlength=len(store.classes)).tolist()),
@@ -141,6 +142,18 @@ def run_config(config: TrainConfig, store: Store, fold: Fold) -> RunConfig:
         weights=TIMM_WEIGHTS if config.pretrained else str(config.weights or ""),
         limit=config.limit,
     )
+    return with_affordable_optimizer(run) if config.auto_optimizer else run
+
+
+def with_affordable_optimizer(run: RunConfig) -> RunConfig:
+    """`run` with AdamW where Muon's step would take more arithmetic than the network's."""
+    from tune import muon_share
+
+    if muon_share(run) <= 1:
+        return run
+    lr, weight_decay = OPTIMIZERS["adamw"]
+    optim = dataclasses.replace(run.optim, optimizer="adamw", lr=lr, weight_decay=weight_decay)
+    return dataclasses.replace(run, optim=optim)
 
 
 def fold_folder(config: TrainConfig, run: RunConfig) -> Path:

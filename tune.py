@@ -16,10 +16,12 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
-from arg import UserError
+from arg import RunConfig, UserError
 from dataset import WaveData
-from model import Classifier, first_line, layout_of
+from model import Classifier, build_network, first_line, layout_of
+from muon import operations
 from transform import VIEWS
 from util import generator, pick_precision
 
@@ -65,6 +67,19 @@ def seconds(call: Callable[[], None], repeats: int = 2) -> float:
 def apart(model: Classifier) -> Classifier:
     """A copy to try things on."""
     return copy.deepcopy(model).train()
+
+
+def muon_share(run: RunConfig) -> float:
+    """What Muon's step takes, in floating-point operations, for each that the network takes for a batch.
+
+    It depends on the configuration alone, so that every machine and every fold comes to the same.
+    """
+    net = build_network(run.model, len(run.classes), run.features).eval()
+    feature = torch.zeros(1, 1, run.features.n_mels, run.features.frames)
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        net(feature)
+    learning = 3 * counter.get_total_flops() * run.optim.batch_size  # backward takes twice as much as forward
+    return sum(map(operations, net.parameters())) / max(learning, 1)
 
 
 # ---------------------------------------------------------------------------------------------------- the time
@@ -204,6 +219,7 @@ def scaled_rate(lr: float, optimizer: str, batch_size: int, base: int) -> float:
     """The learning rate for `batch_size` where `lr` is meant for `base` clips a step.
 
     In proportion for SGD (Goyal et al. 2017, "Accurate, large minibatch SGD"), with the square root for AdamW (Malladi
-    et al. 2022, "On the SDEs and scaling rules for adaptive gradient algorithms").
+    et al. 2022, "On the SDEs and scaling rules for adaptive gradient algorithms") and for Muon, whose steps are as long
+    as AdamW's whatever the gradient.
     """
-    return lr * (batch_size / base) ** (0.5 if optimizer == "adamw" else 1.0)
+    return lr * (batch_size / base) ** (1.0 if optimizer == "sgd" else 0.5)

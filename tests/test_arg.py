@@ -72,10 +72,12 @@ def test_folds_of_train(text: str, folds: object) -> None:
         "--limit -1",
         "--mixup -1",
         "--speed 1",
+        "--lr 0.1",
+        "--weight-decay 0",
         "--n-fft 1025",
         "--n-mels 0",
         "--tag a/b",
-        "--weight-decay -1",
+        "--optimizer sgd --weight-decay -1",
         "-t 4",
     ],
 )

@@ -23,7 +23,7 @@ from model import Classifier, load_classifier, predict
 from tests.conftest import CLASSES, RATE, one_error_line, tone
 from util import hard_vote
 
-TRAIN = ["-t", "32", "-m", "resnet10t", "--batch-size", "8", "--lr", "4e-3", "-g", "cpu"]
+TRAIN = ["-t", "32", "-m", "resnet10t", "--batch-size", "8", "--optimizer", "adamw", "--lr", "4e-3", "-g", "cpu"]
 INFER = ["-t", "32", "-m", "resnet10t", "-f", "2", "-g", "cpu"]
 RUN = "resnet10t-32x32"
 
@@ -289,7 +289,7 @@ def test_a_loss_that_is_no_number_stops_the_run(
     shutil.copytree(store_work, tmp_path / "work")
     arguments = [*TRAIN, "-w", str(tmp_path / "work"), "-f", "0", "--epochs", "2", "--optimizer", "sgd", "--lr", "1e30"]
     assert train.main(arguments) == 2
-    assert "lower --lr" in one_error_line(capsys)
+    assert "--lr below 1e+30" in one_error_line(capsys)
 
 
 def infer_fails(folder: Path, capsys: pytest.CaptureFixture[str], *options: str) -> str:

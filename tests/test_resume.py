@@ -26,7 +26,22 @@ from tests.conftest import one_error_line
 from tests.crash import Died, dies_at
 
 BATCHES = 3  # an epoch, of 6 clips
-OPTIONS = ["-t", "32", "-m", "test_resnet", "--batch-size", "6", "-g", "cpu", "-f", "0", "--epochs", "2"]
+OPTIONS = [
+    "-t",
+    "32",
+    "-m",
+    "test_resnet",
+    "--batch-size",
+    "6",
+    "-g",
+    "cpu",
+    "-f",
+    "0",
+    "--epochs",
+    "2",
+    "--optimizer",
+    "muon",
+]
 FOLD = Path("runs", "test_resnet-32x32", "fold0")
 
 
@@ -200,9 +215,9 @@ def test_other_settings_are_refused_and_restart_keeps_the_old_run_until_there_is
     work: Path, whole: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stop_at(1, work)
-    assert run(work, "--lr", "0.1") == 2
+    assert run(work, "--optimizer", "muon", "--lr", "0.1") == 2
     line = one_error_line(capsys)
-    assert "begun with other settings (optim.lr 0.002 -> 0.1)" in line
+    assert "begun with other settings (optim.lr 0.02 -> 0.1)" in line
     assert "--tag" in line
     folder = work / FOLD
     shutil.rmtree(folder)
@@ -212,12 +227,12 @@ def test_other_settings_are_refused_and_restart_keeps_the_old_run_until_there_is
         at_batch(0, partial(os.kill, os.getpid(), signal.SIGINT), patch)
         at_batch(0, lambda: (_ for _ in ()).throw(Died()), patch)
         with pytest.raises(Died):
-            run(work, "--restart", "--lr", "0.1")
+            run(work, "--restart", "--optimizer", "muon", "--lr", "0.1")
     new = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert all(new[name] == content for name, content in old.items() if name != ".lock")
-    stop_at(0, work, "--restart", "--lr", "0.1")
+    stop_at(0, work, "--restart", "--optimizer", "muon", "--lr", "0.1")
     assert sorted(path.name for path in folder.iterdir()) == [".lock", "last.ckpt"]
-    assert run(work, "--lr", "0.1") == 0
+    assert run(work, "--optimizer", "muon", "--lr", "0.1") == 0
     assert read_checkpoint(folder / "last.ckpt")["config"].optim.lr == 0.1
 
 
@@ -329,7 +344,7 @@ def test_the_clips_of_a_loss_that_is_no_number_are_named(
     assert "first in epoch 2, batch 1 (" in line
     assert line.count(".wav") == 3
     assert "and 3 more" in line
-    assert "lower --lr" in line
+    assert "--optimizer muon, an --lr below 0.02, and --restart" in line
     last = read_checkpoint(work / FOLD / "last.ckpt")
     assert (last["epoch"], last["batch"]) == (1, 0)
     assert all(value.isfinite().all() for value in last["training"]["current_model_state"].values())

@@ -12,10 +12,11 @@ from torch import nn
 
 import train
 import tune
-from arg import FULL, OptimConfig, UserError
+from arg import FULL, OPTIMIZERS, OptimConfig, UserError, parse_train
 from callback import Progress
 from dataset import Store, WaveData
 from model import Classifier, read_checkpoint
+from muon import operations
 from tests.conftest import one_error_line
 from tests.test_model import RUN
 
@@ -108,12 +109,27 @@ def test_auto_batches_are_found_once_for_all_folds(
     assert "--batch-size auto: 8 clips a batch" in capsys.readouterr().out  # of 18, so that two steps remain
     optim = read_checkpoint(work / "runs" / "resnet10t-32x32" / "fold0" / "last.ckpt")["config"].optim
     assert optim.batch_size == 8
-    assert optim.lr == pytest.approx(OptimConfig().lr * (8 / OptimConfig().batch_size) ** 0.5)
+    assert optim.lr == pytest.approx(OPTIMIZERS[optim.optimizer][0] * (8 / OptimConfig().batch_size) ** 0.5)
     monkeypatch.setattr(tune, "largest_batch", lambda *_: 2)
     assert train.main([*arguments, "-f", "1"]) == 0
     assert read_checkpoint(work / "runs" / "resnet10t-32x32" / "fold1" / "last.ckpt")["config"].optim == optim
     assert train.main([*TRAIN, "-w", str(work), "--batch-size", "many"]) == 2
     assert "--batch-size many" in one_error_line(capsys)
+
+
+def test_muon_is_for_networks_that_take_longer_than_it(store_work: Path) -> None:
+    """By hand, for 4 x 360 weights: two products of the whole and 19 of 4 x 4."""
+    weight = torch.zeros(4, 40, 3, 3)
+    assert operations(weight) == 2 * (2 * 4 * 4 * 360) + 19 * (2 * 4**3)
+    assert operations(torch.zeros(8, 8)) == 5 * 3 * 2 * 8**3  # a square one is not gathered
+    assert operations(torch.zeros(8, 1, 3, 3)) == operations(torch.zeros(8)) == 0
+    store = Store.open(store_work)
+    for network, expected in (("-m test_resnet", "muon"), ("-m mobilenetv3_small_100", "adamw")):
+        config = parse_train(["-t", "32", *network.split()])
+        optim = train.run_config(config, store, 0).optim
+        assert (optim.optimizer, optim.lr, optim.weight_decay) == (expected, *OPTIMIZERS[expected])
+    config = parse_train(["-t", "32", "-m", "mobilenetv3_small_100", "--optimizer", "muon"])
+    assert train.run_config(config, store, 0).optim.optimizer == "muon"
 
 
 def test_accumulated_batches_are_one_step(store_work: Path, tmp_path: Path) -> None:
