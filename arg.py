@@ -615,14 +615,16 @@ def _folds(text: str) -> tuple[Fold, ...] | None:
     """-f of train.py; None is all of them, whose number only the store knows."""
     if text == "all":
         return None
-    if text == FULL:
-        return (FULL,)
-    try:
-        folds = tuple(dict.fromkeys(int(part) for part in text.split(",")))
-    except ValueError:
-        folds = (-1,)
-    _require(min(folds) >= 0, f"-f {text}: use an index (0), a list (0,2), all or full")
+    folds = _listed(text)
+    _require(folds != (), f"-f {text}: use an index (0), a list (0,2), all or full")
     return folds
+
+
+def _listed(text: str) -> tuple[Fold, ...]:
+    """Folds as typed, each once; () where that is no list of indices and "full"."""
+    parts = tuple(dict.fromkeys(text.split(",")))
+    known = all(part == FULL or part.isdecimal() for part in parts)
+    return tuple(part if part == FULL else int(part) for part in parts) if known else ()
 
 
 def _gpus(text: str | None) -> tuple[str, ...] | None:
@@ -647,7 +649,9 @@ def parse_inference(argv: Sequence[str] | None = None) -> InferenceConfig:
     parser.add_argument("-m", "--model", metavar="NAMES", help=f"one timm name or several: a,b; default: {MODEL}")
     parser.add_argument("--tag", default="", help="of the runs")
     parser.add_argument("--runs", nargs="+", metavar="RUN", help="folders under runs/, instead of -t, -m and --tag")
-    parser.add_argument("-f", "--folds", metavar="N", help="folds 0 to N-1, or full; default: 5, or ensemble.json's")
+    parser.add_argument(
+        "-f", "--folds", metavar="N", help="folds 0 to N-1, a list (0,2,full), or full; default: 5, or ensemble.json's"
+    )
     parser.add_argument("-g", "--gpu", metavar="G", help="index of a GPU, or cpu; default: a GPU where there is one")
     parser.add_argument("-a", "--tta", choices=("y", "n"), default="y", help="average four views of each clip")
     parser.add_argument("-o", "--output", type=Path, default=Path("submission.csv"), metavar="CSV", help="to write")
@@ -680,13 +684,10 @@ def parse_inference(argv: Sequence[str] | None = None) -> InferenceConfig:
     option = "".join(other[:1]).replace("_", "-")
     _require(not other, f"--check and --{option}: give one of the two, a check labels nothing")
     size, runs = _named_runs(a)
-    if a.folds == FULL:
-        folds: tuple[Fold, ...] = (FULL,)
-    elif a.folds is None:
-        folds = tuple(range(5)) if runs else ()
-    else:
-        _require(a.folds.isdecimal() and int(a.folds) >= 1, f"-f {a.folds}: use the number of folds, or full")
-        folds = tuple(range(int(a.folds)))
+    folds: tuple[Fold, ...] = tuple(range(5)) if runs else ()
+    if a.folds is not None:
+        folds = tuple(range(int(a.folds))) if a.folds.isdecimal() else _listed(a.folds)
+        _require(folds != (), f"-f {a.folds}: use the number of folds (5), a list (0,2,full), or full")
     _require(a.batch_size >= 1, f"--batch-size {a.batch_size}: use at least 1")
     return InferenceConfig(
         input_path=a.input_path,

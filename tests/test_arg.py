@@ -53,9 +53,21 @@ def test_a_weighted_ensemble_brings_its_runs() -> None:
             arg.parse_inference(["--ensemble", "weighted", *options.split()])
 
 
-@pytest.mark.parametrize(("text", "folds"), [("all", None), ("0,2", (0, 2)), ("full", ("full",)), ("3", (3,))])
+@pytest.mark.parametrize(
+    ("text", "folds"), [("all", None), ("0,2", (0, 2)), ("full", ("full",)), ("3", (3,)), ("1,full,1", (1, "full"))]
+)
 def test_folds_of_train(text: str, folds: object) -> None:
     assert arg.parse_train(["-f", text]).folds == folds
+
+
+@pytest.mark.parametrize(
+    ("text", "folds"), [("3", (0, 1, 2)), ("full", ("full",)), ("2,0", (2, 0)), ("0,full", (0, "full"))]
+)
+def test_folds_of_inference(text: str, folds: object) -> None:
+    assert arg.parse_inference(["-f", text]).folds == folds
+    for wrong in ("0", "x", "1,x", "-1", ""):
+        with pytest.raises(UserError):
+            arg.parse_inference([f"-f={wrong}"])
 
 
 @pytest.mark.parametrize(
