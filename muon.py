@@ -75,7 +75,7 @@ class Muon(torch.optim.Optimizer):
     def _step_rest(self, group: dict[str, Any], learnt: dict[Tensor, Tensor]) -> None:
         weights = list(learnt)
         for weight in weights:
-            self.state[weight].setdefault("step", torch.zeros((), device=weight.device))
+            self.state[weight].setdefault("step", torch.zeros(()))  # not on a GPU, which would be waited for
         adamw(
             weights,
             list(learnt.values()),

@@ -30,7 +30,7 @@ class WaveDraw:
     noise_std: Tensor  # its standard deviation, full scale 1
     background: Tensor  # first sample of the background recording that each clip gets
     background_snr: Tensor  # dB; infinite where the clip gets none
-    speed: Tensor  # a factor
+    speed: Tensor | None  # a factor; None where all clips keep theirs
 
 
 def draw_wave(
@@ -56,12 +56,12 @@ def draw_wave(
         noise_std=uniform(0, config.noise_std),
         background=first(background_samples),
         background_snr=torch.where(chosen, uniform(*config.background_snr_db), torch.inf),
-        speed=uniform(1 - config.speed, 1 + config.speed),
+        speed=uniform(1 - config.speed, 1 + config.speed) if config.speed else None,
     )
 
 
 def apply_wave(wave: Tensor, params: WaveDraw, noise: Tensor, background: Tensor) -> Tensor:
-    """(B, L) int16 waves -> (B, L) float32, full scale 1, scaled, then with background and white noise added.
+    """(B, L) int16 waves -> (B, L) float32, full scale 1: scaled, resampled, with background and white noise added.
 
     The gain comes before the noise, whose level is absolute: under per-clip normalisation a gain alone would change
     nothing. `noise` is (samples,) of white noise of standard deviation 1; `background` is (samples,) of recordings,
@@ -69,7 +69,7 @@ def apply_wave(wave: Tensor, params: WaveDraw, noise: Tensor, background: Tensor
     """
     samples = wave.shape[1]
     result = wave.float().mul_(params.gain[:, None] / 32768)
-    if (params.speed != 1).any():
+    if params.speed is not None:
         result = resampled(result, params.speed)
     if len(background) >= samples:
         piece = pieces(background, params.background, samples)

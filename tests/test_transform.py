@@ -25,7 +25,7 @@ def fixed(batch: int, **changes: torch.Tensor) -> WaveDraw:
         noise_std=torch.zeros(batch),
         background=torch.zeros(batch, dtype=torch.long),
         background_snr=torch.full((batch,), torch.inf),
-        speed=torch.ones(batch),
+        speed=None,
     )
     return dataclasses.replace(still, **changes)
 
@@ -76,6 +76,7 @@ def test_draws_stay_in_their_ranges_and_come_from_the_generator() -> None:
     assert first.gain.min() >= 10 ** (-6 / 20)
     assert first.gain.max() <= 10 ** (6 / 20)
     assert set(first.noise.tolist()) == set(range(51))
+    assert first.speed is not None
     assert 0.9 <= first.speed.min() < 0.91
     assert 1.09 < first.speed.max() <= 1.1
     assert 0.09 < first.noise_std.max() <= 0.1
