@@ -15,10 +15,10 @@ from contextlib import AbstractContextManager
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from arg import RunConfig, UserError
+from arg import FeatureConfig, RunConfig, UserError
 from dataset import WaveData
 from model import Classifier, build_network, first_line, layout_of
 from muon import operations
@@ -74,12 +74,16 @@ def muon_share(run: RunConfig) -> float:
 
     It depends on the configuration alone, so that every machine and every fold comes to the same.
     """
-    net = build_network(run.model, len(run.classes), run.features).eval()
-    feature = torch.zeros(1, 1, run.features.n_mels, run.features.frames)
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        net(feature)
-    learning = 3 * counter.get_total_flops() * run.optim.batch_size  # backward takes twice as much as forward
+    net = build_network(run.model, len(run.classes), run.features)
+    learning = learning_operations(net, run.features) * run.optim.batch_size
     return sum(map(operations, net.parameters())) / max(learning, 1)
+
+
+def learning_operations(net: nn.Module, features: FeatureConfig) -> int:
+    """Floating-point operations a clip of a network's training step: backward takes twice what forward does."""
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        net.eval()(torch.zeros(1, 1, features.n_mels, features.frames))
+    return 3 * int(counter.get_total_flops())
 
 
 # ---------------------------------------------------------------------------------------------------- the time

@@ -2,6 +2,7 @@
 
     python -m benchmarks.training -t 64 -m resnet18
     python -m benchmarks.training -t 224 -m dla60_res2next
+    python -m benchmarks.training -m melresnet --ways pipeline -- --n-mels 40 --frames 101 --n-fft 512
 
 - limit: the network alone on ready-made features, in the faster memory layout, fused optimiser;
 - pipeline: what train.py runs, through Lightning: int16 store, augmentation, features, averaged weights;
@@ -31,7 +32,6 @@ import timm
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torch.utils.flop_counter import FlopCounterMode
 
 import callback
 from arg import TrainConfig, parse_train
@@ -41,7 +41,7 @@ from callback import Averaging
 from dataset import Store
 from model import Classifier, make_optimizer
 from train import make_fold, make_trainer, quieten, run_config
-from tune import autocast, pick_layout
+from tune import autocast, learning_operations, pick_layout
 from util import keep_memory, pick_device
 
 PEAKS = {  # dense bfloat16 products (float16 before Ampere) a second, from the makers' data sheets
@@ -70,6 +70,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="default: ../shared/data/gsc12, else made clips")
     parser.add_argument("-w", "--work", type=Path, help="a store that is there already, instead of --data")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("train", nargs="*", help="after --: other options of train.py, such as --optimizer sgd")
     options = parser.parse_args()
     quieten()
     keep_memory()  # for all ways: it is the process's
@@ -81,7 +82,8 @@ def main() -> None:
 
 
 def compare(options: argparse.Namespace, store: Store, device: torch.device) -> None:
-    config = parse_train(["-t", str(options.size), "-m", options.model, "--batch-size", str(options.batch_size)])
+    size = ["-t", str(options.size), "-m", options.model, "--batch-size", str(options.batch_size)]
+    config = parse_train([*size, *options.train])
     torch.backends.cudnn.benchmark = True  # as train.py has it; for all ways
     ways = {name: WAYS[name](config, store, device) for name in dict.fromkeys(["limit", *options.ways])}
     steps = options.steps or min(1000, max(2, round(options.seconds / (ways["limit"](2) / 2))))
@@ -172,7 +174,8 @@ def gpu_facts(
     load.close()
     words = set(re.split(r"[\s-]", torch.cuda.get_device_name(device)))
     stated = next((peak for name, peak in PEAKS.items() if words.issuperset(name.split())), float("nan"))
-    reached, flops = matmul_peak(device), training_flops(config, store)
+    model = Classifier(run_config(config, store, 0))
+    reached, flops = matmul_peak(device), learning_operations(model.net, model.config.features)
     return {
         way: {
             "GPU busy": load.share(way),
@@ -182,15 +185,6 @@ def gpu_facts(
         }
         for way, values in speeds.items()
     }
-
-
-def training_flops(config: TrainConfig, store: Store) -> float:
-    """Operations of a training step for each clip: a backward pass takes twice what a forward pass does."""
-    model = Classifier(run_config(config, store, 0))
-    features = model.config.features
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.net.eval()(torch.zeros(1, 1, features.n_mels, features.frames))
-    return 3 * counter.get_total_flops()
 
 
 def matmul_peak(device: torch.device, size: int = 8192) -> float:
