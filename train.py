@@ -279,7 +279,7 @@ def train_claimed(
     model, data = make_fold(store, run, device, net, restored=begun is not None)
     print(
         f"{folder.parent.name}, fold {run.fold}, {device}: {len(data.train):,} clips to train on, "
-        f"{len(data.valid):,} held out, {run.optim.epochs} epochs",
+        f"{len(data.valid):,} held out, {run.optim.epochs} epochs, {run.optim.optimizer}",
         flush=True,
     )
     record: dict[str, Any]
