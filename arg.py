@@ -28,6 +28,7 @@ NO_LIST = Path("none")  # of --relabel
 WITH_CHECK = ("work", "input_path", "sample_submission")  # the options of inference.py that go with --check
 PRESENTATIONS = 56_000  # clips that a fold is shown at least, where --epochs is not given, ...
 EPOCHS = (13, 200)  # ... in no fewer and no more epochs than these
+OPTIMIZERS = {"adamw": (2e-3, 0.05), "sgd": (0.05, 5e-4), "muon": (0.02, 0.01)}  # peak rate and weight decay of each
 Config = TypeVar("Config")
 
 
@@ -169,18 +170,15 @@ AUGMENT_PRESETS = {
 }
 
 
-OPTIMIZERS = {"adamw": (2e-3, 0.05), "sgd": (0.05, 5e-4), "muon": (0.02, 0.01)}  # peak rate and weight decay of each
-
-
 @dataclass(frozen=True)
 class OptimConfig:
     """How the network learns."""
 
     optimizer: str = "muon"  # one of OPTIMIZERS
-    lr: float = 0.02  # peak rate
-    weight_decay: float = 0.01
+    lr: float = OPTIMIZERS["muon"][0]  # peak rate
+    weight_decay: float = OPTIMIZERS["muon"][1]
     warmup: float = 0.1  # share of all steps
-    epochs: int = 13
+    epochs: int = EPOCHS[0]
     batch_size: int = 64
     ema_decay: float = 0.999  # of the averaged weights; 0: none
     grad_clip: float = 0.0  # largest gradient norm; 0: not clipped
@@ -192,6 +190,8 @@ class OptimConfig:
     deterministic: bool = False  # a GPU's algorithms, too, give the same bits each time
 
     def __post_init__(self) -> None:
+        known = ", ".join(OPTIMIZERS)
+        _require(self.optimizer in OPTIMIZERS, f"--optimizer {self.optimizer}: use {known}")
         _require(self.accumulate >= 1, f"--accumulate {self.accumulate}: use at least 1 batch a step")
         _require(self.weight_decay >= 0, f"--weight-decay {self.weight_decay:g}: use 0 or more")
         _require(self.grad_clip >= 0, f"--grad-clip {self.grad_clip:g}: use a positive norm, or 0 for none")
@@ -274,7 +274,7 @@ class TrainConfig:
     limit: int = 0
     restart: bool = False
     auto_epochs: bool = False  # from the number of clips, in place of `optim.epochs`
-    auto_optimizer: bool = False  # `optim.optimizer`, or AdamW where that takes longer than the network itself
+    auto_optimizer: bool = False  # `optim.optimizer`, or AdamW where that takes more arithmetic than the network
     auto_batch: bool = False  # find the largest batch that fits; `optim.batch_size` is what its rate is meant for
     logger: str = "csv"  # history.csv alone, or "tensorboard" for its events, too
     command: str = ""  # as typed, for the record
@@ -501,7 +501,7 @@ def parse_train(argv: Sequence[str] | None = None) -> TrainConfig:
         "--epochs",
         type=int,
         metavar="N",
-        help=f"passes over the clips; default: {EPOCHS[0]}, more for less than {PRESENTATIONS // EPOCHS[0]:,} clips",
+        help=f"passes over the clips; default: {EPOCHS[0]}, or more where there are few clips",
     )
     learn.add_argument(
         "--batch-size",
@@ -540,10 +540,18 @@ def parse_train(argv: Sequence[str] | None = None) -> TrainConfig:
         "--augment", choices=tuple(AUGMENT_PRESETS), default="base", help="more: masks and background noise too"
     )
     learn.add_argument(
-        "--speed", type=float, metavar="SHARE", help=f"change of a clip's speed; default: {AugmentConfig.speed:g}"
+        "--speed",
+        type=float,
+        metavar="SHARE",
+        help=f"change of a clip's speed; default: {AugmentConfig.speed:g}, or none",
     )
     learn.add_argument("--mixup", type=float, default=0.0, metavar="ALPHA", help="of the Beta distribution; 0: none")
-    learn.add_argument("--precision", choices=("auto", "32", "bf16", "16"), default=optim.precision, help="on a GPU")
+    learn.add_argument(
+        "--precision",
+        choices=("auto", "32", "bf16", "16"),
+        default=optim.precision,
+        help="auto: 32 on a CPU, half on a GPU",
+    )
     learn.add_argument("--compile", action="store_true", help="run the network through torch.compile")
     learn.add_argument(
         "--deterministic", action="store_true", help="the same bits each time on a GPU, too, which makes it slower"

@@ -420,8 +420,7 @@ class RunFiles(pl.Callback):
 
 
 def lower_rate(config: RunConfig) -> str:
-    optim = config.optim
-    return f"train with --optimizer {optim.optimizer}, an --lr below {optim.lr:g}, and --restart"
+    return f"train with --optimizer {config.optim.optimizer} and a lower --lr, and --restart"
 
 
 LAST, PREVIOUS, BEST, HISTORY = "last.ckpt", "previous.ckpt", "best.ckpt", "history.csv"

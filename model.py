@@ -330,11 +330,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         written = checkpoint["format"]
     except Exception as error:  # whatever an unpickler meets in a file from anywhere
         raise UserError(f"{path}: not a checkpoint of train.py ({distrust(error)})") from error
-    if written != CHECKPOINT_FORMAT:
+    if written not in (2, CHECKPOINT_FORMAT):
         newer = isinstance(written, int) and written > CHECKPOINT_FORMAT
         way_out = "made by a newer version: update this project" if newer else "train again with --restart"
         raise UserError(f"{path}: format {written}, this version reads {CHECKPOINT_FORMAT}; {way_out}")
     try:
+        if written == 2:  # before there was a change of speed
+            checkpoint["config"]["augment"]["speed"] = 0.0
         return {**checkpoint, "config": from_plain(RunConfig, checkpoint["config"])}
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: damaged configuration ({first_line(error)}); train again with --restart") from error

@@ -1,4 +1,4 @@
-"""Small networks made for spoken words: ``-m melresnet --n-mels 40 --frames 101``, or ``-m bcresnet3``.
+"""Small networks made for spoken words: ``-m melresnet --n-mels 40 --frames 101 --n-fft 512``, or ``-m bcresnet3``.
 
 Importing this module makes timm know them: melresnet, and after their width bcresnet1, bcresnet2, bcresnet3, bcresnet6
 and bcresnet8.
@@ -29,9 +29,7 @@ class MelResNet(nn.Module):
     STAGES = ((24, 1), (48, 2), (80, 2))  # channels and stride of two blocks each
     TAIL = 96
 
-    def __init__(
-        self, num_classes: int = 12, in_chans: int = 1, n_mels: int = 40, drop_rate: float = 0.1, **_: Any
-    ) -> None:
+    def __init__(self, num_classes: int = 12, in_chans: int = 1, n_mels: int = 40, drop_rate: float = 0.1) -> None:
         super().__init__()
         self.num_classes = num_classes
         inputs, rows = self.STEM, -(-n_mels // 2)

@@ -169,20 +169,20 @@ def with_largest_batch(config: TrainConfig, run: RunConfig, store: Store, device
     optim = run.optim
     for fold in (*range(store.folds), FULL):
         before = None if config.restart else started_run(fold_folder(config, dataclasses.replace(run, fold=fold)))
-        if before and not before.limit:
+        if before and not before.limit and before.optim.optimizer == optim.optimizer:
             return dataclasses.replace(run, optim=dataclasses.replace(
                 optim, batch_size=before.optim.batch_size, lr=before.optim.lr))  # fmt: skip
     clips = len(store.fold_of) * (store.folds - 1) // store.folds
     size = largest_batch(Classifier(run), min(clips, run.limit or clips), device)
     lr = scaled_rate(optim.lr, optim.optimizer, size, optim.batch_size)
-    print(f"--batch-size auto: {size} clips a batch, --lr {lr:.3g}", flush=True)
+    print(f"--batch-size auto: {size} clips a batch, {optim.optimizer} at {lr:.3g}", flush=True)
     return dataclasses.replace(run, optim=dataclasses.replace(optim, batch_size=size, lr=lr))
 
 
 def with_own_batch(config: TrainConfig, run: RunConfig) -> RunConfig:
     """Under --batch-size auto, `run` with the batch size and the rate that its fold was begun with, if it was."""
     before = started_run(fold_folder(config, run)) if config.auto_batch else None
-    if before is None or before.limit != run.limit:
+    if before is None or (before.limit, before.optim.optimizer) != (run.limit, run.optim.optimizer):
         return run
     optim = dataclasses.replace(run.optim, batch_size=before.optim.batch_size, lr=before.optim.lr)
     return dataclasses.replace(run, optim=optim)
@@ -251,7 +251,7 @@ def with_half_batch(config: TrainConfig, run: RunConfig, device: torch.device) -
             f"out of memory on {device}: use --batch-size {size} in place of {optim.batch_size}, or --batch-size auto"
         )
     lr = scaled_rate(optim.lr, optim.optimizer, size, optim.batch_size)
-    print(f"--batch-size auto: out of memory, starts again with {size} clips a batch, --lr {lr:.3g}", flush=True)
+    print(f"--batch-size auto: out of memory, starts again with {size} clips a batch, at {lr:.3g}", flush=True)
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()

@@ -84,7 +84,7 @@ def resampled(wave: Tensor, speed: Tensor) -> Tensor:
     """(B, L) waves played at (B,) speeds, their middles staying where they are, by linear interpolation.
 
     Tempo and pitch change together, as on a tape (Ko et al. 2015, "Audio augmentation for speech recognition"). A
-    faster clip ends in zeros, a slower one is cut off.
+    faster clip gets zeros at both ends, a slower one loses both.
     """
     samples = wave.shape[1]
     place = (torch.arange(samples, device=wave.device) * 2 + 1) / samples - 1  # -1 to 1

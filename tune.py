@@ -72,10 +72,12 @@ def apart(model: Classifier) -> Classifier:
 def muon_share(run: RunConfig) -> float:
     """What Muon's step takes, in floating-point operations, for each that the network takes for a batch.
 
-    It depends on the configuration alone, so that every machine and every fold comes to the same.
+    It depends on the configuration alone, so that every machine and every fold comes to the same. Under --batch-size
+    auto that is the batch that the rate is meant for.
     """
-    net = build_network(run.model, len(run.classes), run.features)
-    learning = learning_operations(net, run.features) * run.optim.batch_size
+    with torch.random.fork_rng([]):  # initial weights
+        net = build_network(run.model, len(run.classes), run.features)
+    learning = learning_operations(net, run.features) * run.optim.batch_size * run.optim.accumulate
     return sum(map(operations, net.parameters())) / max(learning, 1)
 
 
@@ -104,6 +106,8 @@ def expected_seconds(model: Classifier, data: WaveData) -> float:
         while clips < len(wave) and seconds_a_clip(clips, learn=True, repeats=1) * 4 * clips < 1:
             clips = min(4 * clips, len(wave))
         learning, looking = (seconds_a_clip(clips, learn) for learn in (True, False))
+    if model.config.optim.optimizer == "muon":  # the others' steps take next to nothing
+        learning *= 1 + muon_share(model.config)
     epochs = model.config.optim.epochs
     return epochs * len(data.train) * learning + (epochs + VIEWS) * len(data.valid) * looking
 

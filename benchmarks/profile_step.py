@@ -46,7 +46,9 @@ def main() -> None:
     keep_memory()
     callback.AVERAGE_EACH = 0  # the first few steps of a run are not what it consists of
     device = pick_device(options.gpu)
-    config = parse_train(["-t", str(options.size), "-m", options.model, "--batch-size", str(options.batch_size)])
+    config = parse_train(
+        ["-t", str(options.size), "-m", options.model, "--batch-size", str(options.batch_size), "--optimizer", "adamw"]
+    )
     with tempfile.TemporaryDirectory() as scratch:
         store = open_store(options.work, options.data, Path(scratch))
         plain = step_ms(options, config, store, device)

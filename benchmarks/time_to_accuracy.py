@@ -115,7 +115,7 @@ class Run:
         options = self.options
         device = ["-g", options.gpu] if options.gpu else []
         argv = ["-w", str(options.work), "-t", options.size, "-m", options.model, "-f", "0", "--epochs", options.epochs]
-        return parse_train([*argv, *device, "--restart", *options.train])
+        return parse_train([*argv, *device, "--restart", "--optimizer", "adamw", *options.train])
 
     def ours(self) -> None:
         import side_by_side  # noqa: F401 (what train.py imports on its way)

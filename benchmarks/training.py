@@ -82,8 +82,8 @@ def main() -> None:
 
 
 def compare(options: argparse.Namespace, store: Store, device: torch.device) -> None:
-    size = ["-t", str(options.size), "-m", options.model, "--batch-size", str(options.batch_size)]
-    config = parse_train([*size, *options.train])
+    usual = ["--batch-size", str(options.batch_size), "--optimizer", "adamw"]
+    config = parse_train(["-t", str(options.size), "-m", options.model, *usual, *options.train])
     torch.backends.cudnn.benchmark = True  # as train.py has it; for all ways
     ways = {name: WAYS[name](config, store, device) for name in dict.fromkeys(["limit", *options.ways])}
     steps = options.steps or min(1000, max(2, round(options.seconds / (ways["limit"](2) / 2))))

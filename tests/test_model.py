@@ -93,6 +93,7 @@ def test_bad_checkpoints_are_named_and_run_nothing(
         "not a checkpoint": b"nonsense",
         "not a checkpoint of": pickle.dumps({"format": 1, "config": Evil()}, protocol=2),
         "format 99": {**good, "format": 99},
+        "format 1": {**good, "format": 1},
         "damaged configuration": {**good, "config": {"model": "resnet18"}},
         "disagree": {**good, "state_dict": {}},
     }
@@ -108,6 +109,16 @@ def test_bad_checkpoints_are_named_and_run_nothing(
         assert "\n" not in str(caught.value)
     assert "code" not in capsys.readouterr().out
     assert read_checkpoint(checkpoint)["finished"]
+
+
+def test_a_checkpoint_from_before_the_change_of_speed(tmp_path: Path, checkpoint: Path) -> None:
+    old = torch.load(checkpoint, weights_only=True)
+    del old["config"]["augment"]["speed"]
+    torch.save({**old, "format": 2}, tmp_path / "old.ckpt")
+    assert load_classifier(tmp_path / "old.ckpt").config.augment.speed == 0
+    torch.save(old, tmp_path / "old.ckpt")
+    with pytest.raises(UserError, match="damaged configuration"):
+        load_classifier(tmp_path / "old.ckpt")
 
 
 def test_weights_from_a_file_sum_a_three_channel_stem(tmp_path: Path) -> None:

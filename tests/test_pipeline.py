@@ -289,7 +289,7 @@ def test_a_loss_that_is_no_number_stops_the_run(
     shutil.copytree(store_work, tmp_path / "work")
     arguments = [*TRAIN, "-w", str(tmp_path / "work"), "-f", "0", "--epochs", "2", "--optimizer", "sgd", "--lr", "1e30"]
     assert train.main(arguments) == 2
-    assert "--lr below 1e+30" in one_error_line(capsys)
+    assert "--optimizer sgd and a lower --lr" in one_error_line(capsys)
 
 
 def infer_fails(folder: Path, capsys: pytest.CaptureFixture[str], *options: str) -> str:

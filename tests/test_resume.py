@@ -21,27 +21,14 @@ import torch
 
 import callback
 import train
+from arg import OPTIMIZERS
 from model import Classifier, read_checkpoint
 from tests.conftest import one_error_line
 from tests.crash import Died, dies_at
 
 BATCHES = 3  # an epoch, of 6 clips
-OPTIONS = [
-    "-t",
-    "32",
-    "-m",
-    "test_resnet",
-    "--batch-size",
-    "6",
-    "-g",
-    "cpu",
-    "-f",
-    "0",
-    "--epochs",
-    "2",
-    "--optimizer",
-    "muon",
-]
+OPTIONS = ["-t", "32", "-m", "test_resnet", "--batch-size", "6", "-g", "cpu", "-f", "0", "--epochs", "2"]
+OPTIONS += ["--optimizer", "muon"]
 FOLD = Path("runs", "test_resnet-32x32", "fold0")
 
 
@@ -328,7 +315,7 @@ def test_a_batch_that_does_not_fit(
         assert run(work, *auto) == 0
     optim = read_checkpoint(work / FOLD / "last.ckpt")["config"].optim
     assert optim.batch_size == 4
-    assert optim.lr == pytest.approx(2e-3 * (4 / 64) ** 0.5)
+    assert optim.lr == pytest.approx(OPTIMIZERS["muon"][0] * (4 / 64) ** 0.5)
     no_training(monkeypatch)
     assert run(work, *auto[1:]) == 0
     assert "trained already" in capsys.readouterr().out
@@ -344,7 +331,7 @@ def test_the_clips_of_a_loss_that_is_no_number_are_named(
     assert "first in epoch 2, batch 1 (" in line
     assert line.count(".wav") == 3
     assert "and 3 more" in line
-    assert "--optimizer muon, an --lr below 0.02, and --restart" in line
+    assert "--optimizer muon and a lower --lr, and --restart" in line
     last = read_checkpoint(work / FOLD / "last.ckpt")
     assert (last["epoch"], last["batch"]) == (1, 0)
     assert all(value.isfinite().all() for value in last["training"]["current_model_state"].values())
