@@ -2,12 +2,13 @@
 
     python -m benchmarks.recipe run --settings resnet18-32 --recipes reference masks mixup --epochs 13
     python -m benchmarks.recipe table                     # of all that has been run so far, by anyone
+    python -m benchmarks.recipe table --against ours
 
 Each run trains one fold of ../shared/data/gsc12 with one seed; its held-out clips are judged by the clip itself and by
 the mean of the four views. What has been run stands in benchmarks/results/recipes.csv, a row a run with a bit for each
 clip, so that a later session adds to it and does not repeat anything. The table gives for every recipe the error and
-how much lower it is than the reference's, with a 95 % interval by a bootstrap over speakers and seeds of the pairs that
-both have run.
+how much lower it is than the reference's, or another's, with a 95 % interval by a bootstrap over speakers and seeds of
+the pairs that both have run.
 """
 
 from __future__ import annotations
@@ -110,12 +111,13 @@ def main() -> None:
     parser.add_argument("--folds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no run after so long")
+    parser.add_argument("--against", default=REFERENCE, help="the recipe that the table compares the others with")
     parser.add_argument("-g", "--gpu")
     parser.add_argument("-w", "--work", type=Path, help="a store of the data set that is there already")
     options = parser.parse_args()
     if options.what == "run":
         run_missing(options)
-    print(table(read_results()))
+    print(table(read_results(), options.against))
 
 
 # ---------------------------------------------------------------------------------------------------------- runs
@@ -210,22 +212,22 @@ def add_result(row: Mapping[str, Any]) -> None:
 # --------------------------------------------------------------------------------------------------------- table
 
 
-def table(results: DataFrame) -> str:
-    """Every setting's recipes against its reference, and a JSON line."""
+def table(results: DataFrame, against: str = REFERENCE) -> str:
+    """Every setting's recipes against one of them, and a JSON line."""
     lines, found = [], []
     groups = Groups()
     for (setting, epochs), part in results.groupby(["setting", "epochs"], sort=True):
         lines.append(f"\n{setting}, {epochs} epochs")
-        lines.append(f"{'':20}{'runs':>6}{'error, %':>10}{'lower by, %':>24}{'one view':>10}{'minutes':>9}")
-        reference = part[part["recipe"] == REFERENCE]
+        lines.append(f"{'':32}{'runs':>6}{'error, %':>10}{'lower by, %':>24}{'one view':>10}{'minutes':>9}")
+        reference = part[part["recipe"] == against]
         for recipe, runs in part.groupby("recipe", sort=False):
             pairs = runs.merge(reference, on=["fold", "seed", "folds_hash"], suffixes=("", "_r"))
-            low, middle, high = lower_by(pairs, groups) if len(pairs) and recipe != REFERENCE else (np.nan,) * 3
+            low, middle, high = lower_by(pairs, groups) if len(pairs) and recipe != against else (np.nan,) * 3
             error = 100 * (1 - runs["accuracy"].mean())
             said = f"{middle:.1f} ({low:.1f} to {high:.1f})" if np.isfinite(middle) else ""
             one_view = 100 * (1 - runs["accuracy_one_view"].mean())
             minutes = runs["seconds"].mean() / 60
-            lines.append(f"{recipe:20}{len(runs):>6}{error:>10.2f}{said:>24}{one_view:>10.2f}{minutes:>9.1f}")
+            lines.append(f"{recipe:32}{len(runs):>6}{error:>10.2f}{said:>24}{one_view:>10.2f}{minutes:>9.1f}")
             found.append(
                 {"setting": setting, "epochs": epochs, "recipe": recipe, "runs": len(runs), "error": round(error, 3),
                  "lower_by": [round(one, 2) if np.isfinite(one) else None for one in (middle, low, high)]}
