@@ -21,7 +21,7 @@ from demo.speech import make_speech
 from preprocess import load_store
 
 VOICES, TEST_VOICES = 80, 20  # espeak-ng has about a hundred
-FOLDS, EPOCHS, SIZE, MODEL = 3, 12, 32, "resnet18"  # minutes on two cores, not the best that can be had
+FOLDS, EPOCHS, MODEL, N_MELS, FRAMES = 3, 12, "melresnet", 40, 101  # minutes on two cores
 
 
 @arg.command
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     started = time.monotonic()
     data, out = _parse(argv)
     work, submission = out / "work", out / "submission.csv"
-    network = ("-t", SIZE, "-m", MODEL)
+    network = ("-m", MODEL, "--n-mels", N_MELS, "--frames", FRAMES)
 
     if data is None:
         data = out / "speech"
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def report(work: Path, submission: Path) -> str:
     """How good it is, where the files are, and what to do next."""
-    runs = work / "runs" / arg.run_name(MODEL, SIZE, SIZE)
+    runs = work / "runs" / arg.run_name(MODEL, N_MELS, FRAMES)
     truth, predicted, classes = _out_of_fold(runs)
     lines = [f"  out-of-fold accuracy  {_accuracy(truth, predicted)}"]
     if submission.exists():

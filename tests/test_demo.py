@@ -87,7 +87,7 @@ def test_made_speech_never_overwrites(root: Path) -> None:
 @pytest.fixture
 def work(tmp_path: Path) -> Path:
     """Two folds whose out-of-fold predictions are right in three of four clips."""
-    runs = tmp_path / "work" / "runs" / arg.run_name(run.MODEL, run.SIZE, run.SIZE)
+    runs = tmp_path / "work" / "runs" / arg.run_name(run.MODEL, run.N_MELS, run.FRAMES)
     for fold, rows in enumerate(("a/1.wav,no,0.9,0.1\na/2.wav,on,0.2,0.8\n", "a/3.wav,no,0.4,0.6\na/4.wav,on,0,1\n")):
         (runs / f"fold{fold}").mkdir(parents=True)
         (runs / f"fold{fold}" / "oof.csv").write_text("fname,label,no,on\n" + rows)
