@@ -6,18 +6,18 @@ Nothing heavy is imported here, so that ``-h`` answers at once; files are looked
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
-import io
 import math
 import re
 import shlex
 import sys
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
+
+from system.errors import UserError
 
 FULL = "full"  # the fold that holds nothing out
 TIMM_WEIGHTS = "timm:"  # RunConfig.weights where they are timm's own
@@ -30,21 +30,6 @@ PRESENTATIONS = 56_000  # clips that a fold is shown at least, where --epochs is
 EPOCHS = (13, 200)  # ... in no fewer and no more epochs than these
 OPTIMIZERS = {"adamw": (2e-3, 0.05), "sgd": (0.05, 5e-4), "muon": (0.02, 0.01)}  # peak rate and weight decay of each
 Config = TypeVar("Config")
-
-
-class UserError(Exception):
-    """A mistake that the user can mend: shown as one line that names the culprit and the way out, no traceback."""
-
-
-class Stopped(Exception):  # noqa: N818 (no error)
-    """A signal has ended the work, which is saved; the message says how to go on, `status` is what to exit with."""
-
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-# ---------------------------------------------------------------------------------------------- configuration
 
 
 @dataclass(frozen=True)
@@ -341,9 +326,6 @@ def run_name(model: str, n_mels: int, frames: int, tag: str = "") -> str:
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise UserError(message)
-
-
-# ----------------------------------------------------------------------------------------------------- parsers
 
 
 class _Parser(argparse.ArgumentParser):
@@ -768,64 +750,17 @@ def _given(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> list[
     return [name for name, value in vars(parser.parse_args(argv, blank)).items() if value is not absent]
 
 
-def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., int]:
-    """Make a script's `main`: what the user can mend is one line on stderr; returns the exit status.
-
-    Its work, whose results are files, goes on to the end where nobody reads any more what it prints.
-    """
-
-    def status(argv: Sequence[str] | None) -> int:
-        try:
-            main(argv)
-            sys.stdout.flush()
-        except (UserError, OSError) as error:  # OSError: a full disk, a folder that may not be read or written
-            print(f"error: {error}", file=sys.stderr)
-            return 2
-        except Stopped as stopped:
-            print(stopped, file=sys.stderr)
-            return stopped.status
-        except KeyboardInterrupt:
-            print("stopped by the user", file=sys.stderr)
-            return 130
-        return 0
-
-    def wrapped(argv: Sequence[str] | None = None) -> int:
-        with _without_readers("stdout"), _without_readers("stderr"):
-            return status(argv)
-
-    return wrapped
+def work_option(work: Path) -> list[str]:
+    return ["-w", str(work)] if work != Path("work") else []
 
 
-class _Drain(io.FileIO):
-    """A stream that takes what it is given also when its reader, such as `head` or a pager, has ended."""
-
-    def write(self, data: Any) -> int:
-        try:
-            return super().write(data)
-        except BrokenPipeError:
-            return memoryview(data).nbytes
+def naming_options(work: Path, run: RunConfig, tag: str) -> list[str]:
+    """The options that name a run, of train.py as of inference.py."""
+    n_mels, frames = run.features.n_mels, run.features.frames
+    size = ["-t", str(n_mels)] if n_mels == frames else ["--n-mels", str(n_mels), "--frames", str(frames)]
+    return [*work_option(work), *size, "-m", run.model, *(["--tag", tag] if tag else [])]
 
 
-@contextlib.contextmanager
-def _without_readers(name: str) -> Iterator[None]:
-    """Have "stdout" or "stderr" of this process work without a reader in the body, unless a caller has replaced it."""
-    stream = getattr(sys, name)
-    if stream is None or stream is not getattr(sys, f"__{name}__"):
-        yield
-        return
-    stream.flush()
-    drained: Any = _Drain(stream.fileno(), "w", closefd=False)
-    drain = io.TextIOWrapper(
-        drained if stream.write_through else io.BufferedWriter(drained),  # python -u buffers nothing
-        stream.encoding,
-        stream.errors,
-        line_buffering=stream.line_buffering,
-        write_through=stream.write_through,
-    )
-    setattr(sys, name, drain)
-    try:
-        yield
-    finally:
-        setattr(sys, name, stream)
-        with contextlib.suppress(OSError):  # which has been said
-            drain.flush()
+def with_folds(command: str, folds: str) -> str:
+    """A train.py command for other folds."""
+    return re.sub(r"\s(-f ?|--fold[ =])\S+", "", command or "python train.py") + f" -f {folds}"

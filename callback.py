@@ -10,11 +10,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import pandas as pd
 import pytorch_lightning as pl
@@ -24,10 +24,12 @@ from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
 from tqdm import tqdm
 
-from arg import RunConfig, Stopped, UserError
-from logger import EVENTS, TensorBoard
+from arg import RunConfig
 from model import Classifier, read_checkpoint, save_checkpoint
-from util import clock, replacing
+from system.console import clock
+from system.errors import Stopped, UserError
+from system.files import replacing
+from system.paths import BEST, EVENTS, HISTORY, LAST, PREVIOUS, RESULTS
 
 AVERAGE_EVERY = 4  # steps: at each it would cost a percent of a small network's time, for much the same average ...
 AVERAGE_EACH = 20  # ... but for the first ones, among which a dry run ends
@@ -65,6 +67,12 @@ class Averaging(WeightAveraging):
         assert self._average_model is not None
         state: dict[str, Tensor] = self._average_model.module.state_dict()
         return state
+
+
+class Events(Protocol):
+    """What writes a run's history for a viewer, such as TensorBoard."""
+
+    def write(self, history: Sequence[Mapping[str, float]]) -> None: ...
 
 
 class Report(NamedTuple):
@@ -231,7 +239,7 @@ class RunFiles(pl.Callback):
         folder: Path,
         averaging: Averaging | None,
         begun: dict[str, Any] | None = None,
-        events: TensorBoard | None = None,
+        events: Events | None = None,
     ) -> None:
         self.folder = folder
         self.averaging = averaging
@@ -421,10 +429,6 @@ class RunFiles(pl.Callback):
 
 def lower_rate(config: RunConfig) -> str:
     return f"train with --optimizer {config.optim.optimizer} and a lower --lr, and --restart"
-
-
-LAST, PREVIOUS, BEST, HISTORY = "last.ckpt", "previous.ckpt", "best.ckpt", "history.csv"
-RESULTS = ("oof.npz", "oof.csv", "curve.png")  # of a finished run
 
 
 def remove(folder: Path, names: Iterable[str]) -> None:

@@ -23,14 +23,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from arg import FULL, FeatureConfig, Fold, UserError
-from preprocess import WAVES, load_store, map_waves, read_clips
+from arg import FULL, FeatureConfig, Fold
+from preprocessing.store import load_store, map_waves, read_clips
+from system.errors import UserError
+from system.paths import WAVES
 from util import Names, prefetched, seed_of
 
 Ints = NDArray[np.integer[Any]]
 
 # ------------------------------------------------------------------------------------------------- the front end
-
 FRAMES_AT_ONCE = 64  # a thread of a CPU, whose cache then holds them and their spectra (2 MB at n_fft 2048)
 GPU_FRAMES_AT_ONCE = 16_384  # which bounds the memory that they take
 SINGLE_BINS = 10  # of the spectrum, under the narrowest mel band, from which on single precision is precise enough

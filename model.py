@@ -10,7 +10,6 @@ import inspect
 import math
 import pickle
 import re
-import shutil
 import urllib.error
 import urllib.request
 import zipfile
@@ -32,16 +31,16 @@ from timm.optim import param_groups_weight_decay  # type: ignore[attr-defined]
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-import networks  # noqa: F401 (timm learns of them)
+import networks.registry  # noqa: F401 (timm learns of them)
 import transform
-from arg import FULL, TIMM_WEIGHTS, FeatureConfig, OptimConfig, RunConfig, UserError, from_plain, to_plain
+from arg import FULL, TIMM_WEIGHTS, FeatureConfig, OptimConfig, RunConfig, from_plain, to_plain
 from dataset import LogMel, as_float
-from muon import Muon
-from util import cross_entropy, generator, hardest_mean, macro_f1_of_counts, replacing
+from networks.muon import Muon
+from system.errors import UserError, first_line
+from system.files import keep_file, replacing
+from util import cross_entropy, generator, hardest_mean, macro_f1_of_counts
 
 CHECKPOINT_FORMAT = 3
-
-# ------------------------------------------------------------------------------------------------- the network
 
 
 def build_network(name: str, num_classes: int, features: FeatureConfig, weights: str = "") -> nn.Module:
@@ -126,12 +125,6 @@ def check_download(name: str, timeout_seconds: float = 5.0) -> None:
         ) from error
 
 
-def first_line(error: BaseException) -> str:
-    """An error's first line, shortened to fit into one of ours."""
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return line if len(line) <= 160 else line[:157] + "..."
-
-
 def distrust(error: BaseException) -> str:
     """Why torch's or timm's loader did not take a file: what they say at length, and how to make them take it."""
     cause: BaseException | None = error
@@ -141,9 +134,6 @@ def distrust(error: BaseException) -> str:
         cause = cause.__cause__ or cause.__context__
     refused = isinstance(error, (LookupError, pickle.UnpicklingError))  # their texts are of no use to a reader
     return "damaged, or another kind of file" if refused else first_line(error)
-
-
-# ----------------------------------------------------------------------------------------------- the classifier
 
 
 class Classifier(pl.LightningModule):
@@ -278,9 +268,6 @@ def rate(step: int, steps: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1.0, steps - rise))))
 
 
-# -------------------------------------------------------------------------------------------------- checkpoints
-
-
 def save_checkpoint(
     path: Path, config: RunConfig, state: dict[str, Tensor], finished: bool, previous: Path | None = None, **more: Any
 ) -> None:
@@ -306,15 +293,6 @@ def save_checkpoint(
         if isinstance(cause, OSError):
             raise OSError(cause.errno, cause.strerror, str(path)) from error
         raise
-
-
-def keep_file(path: Path, other: Path) -> None:
-    """Have what stands at `path` at `other`, too; `path` may be replaced then, but not written to."""
-    with replacing(other) as beside:
-        try:
-            beside.hardlink_to(path)
-        except OSError:  # a file system without such links
-            shutil.copyfile(path, beside)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -355,9 +333,6 @@ def restore_classifier(path: Path, checkpoint: dict[str, Any]) -> Classifier:
 def load_classifier(path: Path) -> Classifier:
     """The trained classifier of a checkpoint, ready to predict; everything comes from that file."""
     return restore_classifier(path, read_checkpoint(path))
-
-
-# --------------------------------------------------------------------------------------------------- prediction
 
 
 def fold_batch_norm(net: nn.Module, feature: Tensor) -> int:

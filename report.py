@@ -8,22 +8,15 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from arg import ReportConfig, UserError, command, parse_report
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from reporting.findings import Findings
-    from reporting.gather import HeldOut, Run
-    from reporting.media import Media
-
-PAGE = "report.html"
+from arg import ReportConfig, parse_report
+from reporting.export import export, spare_decisions
+from reporting.media import media_of, without_media
+from system.console import command
+from system.errors import UserError
+from system.paths import PAGE
 
 
 @command
@@ -72,61 +65,6 @@ def report(config: ReportConfig, typed: str = "python report.py") -> None:
     if ensembles:
         write_chosen(clips, ensembles)
         print(f"next: {ensembles.command}")
-
-
-def spare_decisions(path: Path, work: Path) -> None:
-    """UserError where a list of suspects at `path`, to be written anew, holds decisions that are not on record yet."""
-    from relabel import READ_COLUMNS, read_record, unshielded
-    from source import read_rows
-
-    if not path.exists():
-        return
-    header, rows = read_rows(path)
-    if not set(READ_COLUMNS) <= set(header):
-        raise UserError(f"{path}: is there, and no list of suspects: name another file")
-    record = read_record(work)
-    fname, action = header.index("fname"), header.index("action")
-    decided = [unshielded(row[fname]) for _, row in rows if len(row) > max(fname, action) and row[action].strip()]
-    if lost := [name for name in decided if name not in record]:
-        raise UserError(
-            f"{path}: has {len(lost):,} decisions that are not on record yet, {lost[0]!r} the first: give it to "
-            "preprocess.py --relabel before, or name another file"
-        )
-
-
-def export(path: Path, clips: HeldOut, findings: Findings) -> None:
-    """Write the list of suspected labels, without those that a person has decided on already."""
-    from relabel import read_record
-    from reporting.suspects import write_suspects
-    from train import work_option
-
-    count = write_suspects(path, findings.table, clips.classes, findings.judged, read_record(clips.work))
-    options = [*work_option(clips.work), "--relabel", str(path)]
-    print(
-        f"{path}: {count:,} clips to listen to; fill in its action column (relabel, drop, keep), then\n"
-        f"  {shlex.join(['python', 'preprocess.py', *options])}"
-    )
-
-
-def media_of(clips: HeldOut, runs: Sequence[Run]) -> Callable[[NDArray[np.int64]], Media]:
-    """Makes sound and picture of clips by position: what the networks hear and, of the first run, what they see."""
-    from dataset import LogMel, Store, as_float
-    from reporting.media import clip_media
-
-    features = next(run.features for run in runs if run.features)
-
-    def make(rows: NDArray[np.int64]) -> Media:
-        waves = Store.open(clips.work).clips("train").windows(rows, clips.clip_samples)
-        mel = LogMel(features)(as_float(waves))[:, 0]  # (rows, n_mels, frames)
-        return clip_media(list(waves.numpy()), clips.sample_rate, list(mel.numpy()))
-
-    return make
-
-
-def without_media(rows: NDArray[np.int64]) -> Media:
-    from reporting.media import Media
-
-    return Media([None] * len(rows), [None] * len(rows), "")
 
 
 if __name__ == "__main__":

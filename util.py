@@ -8,26 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import ctypes
-import errno
-import glob
 import math
-import mmap
-import os
 import queue
-import socket
-import sys
 import threading
-import time
-import types
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Generator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
-
-from arg import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -35,10 +23,7 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Floats = NDArray[Any]  # floating point
-
 Z_95 = 1.959964  # of the normal distribution, 95 % lie within so many standard deviations
-
-# ----------------------------------------------------------------------------------------------------- metrics
 
 
 def accuracy(truth: NDArray[np.integer[Any]], predicted: NDArray[np.integer[Any]]) -> float:
@@ -89,8 +74,6 @@ def format_accuracy(share: float, count: int) -> str:
     return f"{share:.4f} (95% interval {low:.4f}-{high:.4f}, {count:,} clips)"
 
 
-# --------------------------------------------------------------------------------------------------- ensembles
-
 SMALLEST = 1e-15  # a probability below it counts as this where a logarithm is taken
 
 
@@ -128,9 +111,6 @@ def hard_vote(probabilities: Floats) -> Floats:
     return ranked / (members + 0.5)
 
 
-# ------------------------------------------------------------------------------------------------------ losses
-
-
 def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Cross-entropy of each clip, (batch,), from (batch, classes) logits and rows of class weights.
 
@@ -156,53 +136,6 @@ def hardest_mean(loss: Tensor, share: float) -> Tensor:
     return loss.mean() if keep == len(loss) else loss.topk(keep).values.mean()
 
 
-# ----------------------------------------------------------------------------------------------------- devices
-
-
-def pick_device(gpu: str | None) -> torch.device:
-    """-g: "cpu", an index, or None for the first GPU where there is one. UserError where there is no such GPU."""
-    import torch
-
-    count = torch.cuda.device_count()
-    if gpu is None:
-        return torch.device("cuda", 0) if count else torch.device("cpu")
-    if gpu == "cpu":
-        return torch.device("cpu")
-    if not gpu.isdecimal() or int(gpu) >= count:
-        have = f"this machine has {count} (0 to {count - 1})" if count else "this machine has none that torch can use"
-        raise UserError(f"-g {gpu}: no such GPU, {have}; use -g cpu for the processor")
-    return torch.device("cuda", int(gpu))
-
-
-def pick_precision(precision: str, device: torch.device) -> str:
-    """Lightning's name for --precision; "auto" is bf16 where the chip has it natively, fp16 before, 32 on a CPU."""
-    import torch
-
-    if precision == "auto":
-        if device.type == "cpu":
-            precision = "32"  # bf16 is slower on most processors
-        else:  # torch's own check of bf16 counts emulation
-            precision = "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "16"
-    return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[precision]
-
-
-def keep_memory() -> None:
-    """Have glibc keep what a batch has freed for the next one, in place of giving it back to the system.
-
-    By default each large tensor on a CPU is new memory, which the kernel clears page by page: on two cores that was a
-    sixth of a training step. Nothing happens with other C libraries.
-    """
-    trim_threshold, top_pad, mmap_max = -1, -2, -4  # glibc's malloc.h
-    with contextlib.suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(mmap_max, 0)
-        mallopt(trim_threshold, 2**31 - 1)
-        mallopt(top_pad, 64 << 20)
-
-
-# -------------------------------------------------------------------------------------------------- randomness
-
-
 def seed_of(*key: int) -> int:
     """A 63-bit seed that depends on every number of the key and on nothing else."""
     sequence = np.random.SeedSequence((len(key), *key))  # the length, since trailing zeros alone change nothing there
@@ -214,104 +147,6 @@ def generator(device: torch.device | str, *key: int) -> torch.Generator:
     import torch
 
     return torch.Generator(device).manual_seed(seed_of(*key))
-
-
-# ------------------------------------------------------------------------------------------------------- files
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; flushed and renamed into place at the end, removed if the body fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield beside
-        with beside.open("rb+") as written:
-            os.fsync(written.fileno())
-        beside.replace(path)
-        flush_folder(path.parent)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def flush_folder(folder: Path) -> None:
-    """Have the disk know what has been renamed in `folder`, so that a power cut does not undo it."""
-    held = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(held)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems know no such thing
-            raise
-    finally:
-        os.close(held)
-
-
-def remove_leftovers(path: Path) -> None:
-    """Remove what `replacing` left beside `path` in processes that were killed; for whoever alone writes there now."""
-    for beside in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        beside.unlink(missing_ok=True)
-
-
-def forget_pages(array: NDArray[Any]) -> None:
-    """Give back the memory of what was read of a memory map: pages of the file would add up to all of it.
-
-    Nothing happens to an array of another kind.
-    """
-    mapped = getattr(array, "_mmap", None)
-    if isinstance(mapped, mmap.mmap):
-        mapped.madvise(mmap.MADV_DONTNEED)
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on `path`, a file made for that; waits for whoever has it."""
-    import fcntl
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-@contextlib.contextmanager
-def claimed(path: Path, what: str) -> Iterator[None]:
-    """Hold an exclusive lock on `path`, a file made for that; UserError, which names the holder, where there is one.
-
-    The system takes the lock from a process that ends, however it ends, so that none is ever stale.
-    """
-    import fcntl
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise UserError(f"{what} is being trained by {holder}: wait for it, or stop it first") from None
-        file.truncate(0)
-        since = time.strftime("%Y-%m-%d %H:%M:%S")
-        file.write(f"process {os.getpid()} on {socket.gethostname()} since {since}\n")
-        file.flush()
-        yield
-
-
-def update_table(path: Path, row: Mapping[str, Any], key: Sequence[str]) -> None:
-    """Put `row` into a CSV, in place of the rows with the same values under `key`; safe with several writers."""
-    import pandas as pd
-
-    with locked(path.with_name(f".{path.name}.lock")):
-        table = pd.DataFrame([{name: str(value) for name, value in row.items()}])
-        if path.exists():
-            old = pd.read_csv(path, dtype=str, keep_default_na=False)
-            same = np.logical_and.reduce([old[name] == str(row[name]) for name in key])
-            table = pd.concat([old[~same], table]).fillna("").sort_values(list(key))
-        remove_leftovers(path)
-        with replacing(path) as beside:
-            table.to_csv(beside, index=False)
-
-
-# -------------------------------------------------------------------------------------------------- prefetching
 
 
 def prefetched(items: Iterable[Item], ahead: int = 2) -> Generator[Item, None, None]:
@@ -354,42 +189,6 @@ def prefetched(items: Iterable[Item], ahead: int = 2) -> Generator[Item, None, N
         thread.join()
 
 
-# --------------------------------------------------------------------------------------------------- processes
-
-
-def end_with_parent() -> None:
-    """Make this process, one of multiprocessing's, end with the one that started it, also where that is killed."""
-    import multiprocessing
-
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, name="end with parent", daemon=True).start()
-
-
-@contextlib.contextmanager
-def main_module_hidden() -> Iterator[None]:
-    """Keep processes that are started in the body, by spawn or forkserver, from importing this one's script again.
-
-    Each would do that to find what it defines, and so do again what a script does without
-    ``if __name__ == "__main__"``: prepare data, for one, which waits for the lock that the first process holds. What
-    such a process is to do must be in another module.
-    """
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = types.ModuleType("__main__")  # without a file: nothing to import
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
-
-
-# ------------------------------------------------------------------------------------------------------- names
-
-
 class Names(Sequence[str]):
     """Strings in one piece of memory, so that a million cost little more than their letters.
 
@@ -427,33 +226,3 @@ class Names(Sequence[str]):
             return part
         row = self._rows[index]
         return self._letters[self._start[row] : self._start[row + 1]].decode("utf-8", "surrogatepass")
-
-
-# ---------------------------------------------------------------------------------------------------- progress
-
-
-def clock(seconds: float) -> str:
-    """A duration as a person says it: 42 s, 3 min 20 s, 2 h 05 min."""
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60:02d} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
-
-
-def progress(items: Iterable[Item], total: int, what: str, every_seconds: float = 10.0) -> Iterator[Item]:
-    """Yield `items`, showing how far it is and the time left: a bar on a terminal, else a line now and then."""
-    if sys.stderr.isatty():
-        from tqdm import tqdm
-
-        yield from tqdm(items, total=total, desc=what, dynamic_ncols=True, leave=False)
-        return
-    start = said = time.monotonic()
-    for done, item in enumerate(items, start=1):
-        yield item
-        now = time.monotonic()
-        if now - said >= every_seconds and done < total:
-            left = clock((now - start) / done * (total - done))
-            print(f"{what}: {done:,} of {total:,}, {left} left", file=sys.stderr, flush=True)
-            said = now

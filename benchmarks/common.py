@@ -18,7 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arg import PreprocessConfig
-from preprocess import CLIP_COLUMNS, CLIPS, STORE, STORE_FORMAT, TEXT_COLUMNS, WAVES, preprocess
+from preprocessing.pipeline import preprocess
+from preprocessing.store import CLIP_COLUMNS, STORE_FORMAT, TEXT_COLUMNS
+from system.paths import CLIPS, STORE, WAVES
 
 if TYPE_CHECKING:
     import torch

@@ -30,7 +30,7 @@ from arg import FeatureConfig, FeatureOptions
 from benchmarks.common import machine, open_store, timed
 from benchmarks.usual import librosa_decibels
 from dataset import FRAMES_AT_ONCE, LogMel, as_float, thin
-from util import keep_memory
+from system.devices import keep_memory
 
 CPU = torch.device("cpu")
 

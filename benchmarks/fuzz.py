@@ -31,7 +31,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import soundfile
 
-import preprocess as pp
+import preprocessing.decode
+import preprocessing.workers
 
 RATE = 16_000
 HANG_SECONDS = 5.0
@@ -266,7 +267,7 @@ def decode(paths: list[str], scratch: Path) -> list[Outcome]:
     outcomes = []
     for path in paths:
         start = time.monotonic()
-        written, [audio] = pp._read_chunk([path], RATE, scratch, HANG_SECONDS)
+        written, [audio] = preprocessing.decode._read_chunk([path], RATE, scratch, HANG_SECONDS)
         seconds = time.monotonic() - start
         if written.stat().st_size != 2 * audio.length or bool(audio.reason) == bool(audio.length):
             raise AssertionError(f"{path}: {audio} with {written.stat().st_size} bytes of samples")
@@ -284,7 +285,7 @@ def idle(paths: list[str]) -> int:
     import soundfile  # noqa: F401
     import soxr  # noqa: F401
 
-    import audit  # noqa: F401
+    import preprocessing.audit  # noqa: F401
 
     return peak_kib()
 
@@ -304,8 +305,11 @@ def fuzz(files: int, seed: int) -> Iterator[tuple[str, int, Outcome]]:
                 path.write_bytes(data)
                 kinds.append(kind)
                 paths.append(str(path))
-            chunks = [paths[at : at + pp.CHUNK_FILES] for at in range(0, len(paths), pp.CHUNK_FILES)]
-            results = pp._isolated(read, chunks, lambda path, reason: [Outcome(reason, 0, 0.0, 0)])
+            chunks = [
+                paths[at : at + preprocessing.decode.CHUNK_FILES]
+                for at in range(0, len(paths), preprocessing.decode.CHUNK_FILES)
+            ]
+            results = preprocessing.workers.isolated(read, chunks, lambda path, reason: [Outcome(reason, 0, 0.0, 0)])
             outcomes = [outcome for result in results for outcome in result]
             yield from zip(kinds, range(first, first + len(kinds)), outcomes, strict=True)
             shutil.rmtree(batch)
@@ -324,7 +328,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, metavar="DIR", help="write the files that crash or hang a decoder there")
     options = parser.parse_args()
-    base = next(pp._isolated(idle, [[""]], lambda path, reason: 0))
+    base = next(preprocessing.workers.isolated(idle, [[""]], lambda path, reason: 0))
     start = time.monotonic()
     rows, rejections, failures = Counter[str](), Counter[str](), Counter[str]()
     slowest = peak = longest = 0.0

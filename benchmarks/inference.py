@@ -48,11 +48,12 @@ from arg import (
     run_name,
 )
 from benchmarks.common import GSC12, wait
-from inference import label, load_ensemble
+from inference import label
 from model import Classifier, load_classifier, save_checkpoint
-from preprocess import preprocess
+from prediction.ensembles import load_ensemble
+from preprocessing.pipeline import preprocess
+from system.devices import keep_memory, pick_device, pick_precision
 from transform import VIEW_NOISE_STD, VIEW_SHIFT_SECONDS, VIEWS
-from util import keep_memory, pick_device, pick_precision
 
 RATE = 16_000
 CLASSES = tuple(f"class{index:02}" for index in range(12))

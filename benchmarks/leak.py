@@ -28,8 +28,9 @@ from numpy.typing import NDArray
 
 from arg import PreprocessConfig, parse_inference, parse_train
 from inference import infer
-from preprocess import preprocess
-from train import quieten, train
+from preprocessing.pipeline import preprocess
+from train import train
+from training.fold import quieten
 
 GSC12 = Path(__file__).parents[2] / "shared" / "data" / "gsc12"
 SPLITS = {"random": "none", "grouped": "auto"}  # and preprocess's --group

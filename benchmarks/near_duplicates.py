@@ -33,8 +33,8 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-import audit
-from audit import near_duplicates
+import preprocessing.duplicates
+from preprocessing.duplicates import near_duplicates
 
 GSC12 = Path(__file__).parents[2] / "shared" / "data" / "gsc12"
 RATE = 16_000
@@ -156,8 +156,8 @@ def margins(waves: Sequence[Wave]) -> dict[str, list[float]]:
     copies = [alter(waves[row], draw) for alter in kinds for row in chosen]
     result: dict[str, list[float]] = {}
     with ThreadPoolExecutor() as pool:
-        clips = audit._Clips(*joined([*waves, *copies]), RATE)
-        prints, sound = audit._fingerprints(clips, pool)
+        clips = preprocessing.duplicates._Clips(*joined([*waves, *copies]), RATE)
+        prints, sound = preprocessing.duplicates._fingerprints(clips, pool)
         row_of = np.full(len(clips.start), -1)
         row_of[sound] = np.arange(len(sound))
         pairs = np.stack([np.tile(chosen, len(kinds)), len(waves) + np.arange(len(copies))], 1)

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from preprocess import CLIPS, STORE, WAVES, load_clips, load_store
+from preprocessing.store import load_clips, load_store
+from system.paths import CLIPS, STORE, WAVES
 
 
 def main() -> None:

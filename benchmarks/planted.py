@@ -32,11 +32,14 @@ from numpy.typing import NDArray
 
 from arg import PreprocessConfig, TrainConfig, parse_train, run_name
 from benchmarks.leak import GSC12, interval
-from preprocess import STORE, load_clips, load_store, preprocess
+from preprocessing.pipeline import preprocess
+from preprocessing.scan import scan
+from preprocessing.store import load_clips, load_store
 from reporting.suspects import by_suspicion, judge
-from source import scan
-from train import quieten, train
-from util import replacing
+from system.files import replacing
+from system.paths import STORE
+from train import train
+from training.fold import quieten
 
 MANIFEST = "planted.csv"
 TRAINING = "-t 32 -m resnet18 -f all"

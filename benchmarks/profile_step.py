@@ -25,8 +25,8 @@ from benchmarks.training import Timer, pipeline
 from callback import Averaging
 from dataset import Batches, Clips, LogMel, Store
 from model import Classifier
-from train import quieten
-from util import keep_memory, pick_device
+from system.devices import keep_memory, pick_device
+from training.fold import quieten
 
 REST = "Lightning and the rest"
 

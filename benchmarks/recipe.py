@@ -159,8 +159,9 @@ def run_one(
 ) -> dict[str, Any]:
     """Train, predict what was held out, and return the row of results."""
     from arg import parse_train
-    from train import quieten, run_config, train_fold
-    from util import keep_memory, pick_device
+    from system.devices import keep_memory, pick_device
+    from training.fold import quieten, train_fold
+    from training.plan import run_config
 
     quieten()
     keep_memory()
@@ -214,7 +215,7 @@ def read_results() -> DataFrame:
 
 
 def add_result(row: Mapping[str, Any]) -> None:
-    from util import update_table
+    from training.runs import update_table
 
     update_table(RESULTS, row, KEY)
 

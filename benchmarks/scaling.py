@@ -64,8 +64,9 @@ def speed(options: argparse.Namespace, stores: dict[int, Path]) -> dict[int, dic
 
     from arg import parse_train
     from dataset import Store
-    from train import make_fold, quieten, run_config
-    from util import keep_memory
+    from system.devices import keep_memory
+    from training.fold import make_fold, quieten
+    from training.plan import run_config
 
     quieten()
     keep_memory()
@@ -153,14 +154,15 @@ def run_fold(work: Path) -> None:
 
     import model
     import train
+    import training.fold
     from arg import parse_train
 
     def small(_name: str, num_classes: int, *_: Any) -> nn.Module:
         return nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.BatchNorm1d(16), nn.Linear(16, num_classes))
 
     model.build_network = small  # type: ignore[assignment]
-    train.make_trainer = partial(train.make_trainer, limit_train_batches=STEPS)
-    train.quieten()
+    training.fold.make_trainer = partial(training.fold.make_trainer, limit_train_batches=STEPS)
+    training.fold.quieten()
     feature = ["--n-mels", "8", "--frames", "8", "--n-fft", "256"]
     argv = ["-w", str(work), "-g", "cpu", "-f", "0", "--epochs", "2", "--batch-size", "256", *feature, "--restart"]
     train.train(parse_train(argv))

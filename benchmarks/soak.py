@@ -34,7 +34,7 @@ import soundfile
 import callback
 import preprocess
 import train
-import tune
+import training.tuning
 from model import read_checkpoint
 from tests.crash import Died, dies_at
 
@@ -102,7 +102,7 @@ def train_here(work: Path, epochs: int, save_seconds: float, folds: str = "0", b
 
     torch.set_num_threads(1)
     callback.SAVE_SECONDS, callback.SAVE_SHARE = save_seconds, float("inf")
-    tune.expected_seconds = lambda *_: 1.0  # takes longer than the training
+    training.tuning.expected_seconds = lambda *_: 1.0  # takes longer than the training
     status = train.main(arguments(work, epochs, folds, batch_size))
     if status:
         sys.exit(status)

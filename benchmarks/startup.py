@@ -25,14 +25,15 @@ IMPORTS = "import torch, pytorch_lightning"
 FIRST_STEP = """
 import os, sys
 import train
+import training.fold
 def first_step(*_):
     os._exit(0)
-quieten = train.quieten
+quieten = training.fold.quieten
 def patched():
     quieten()
     from model import Classifier
     Classifier.training_step = first_step
-train.quieten = patched
+training.fold.quieten = patched
 sys.exit(train.main({argv!r}) or 1)
 """
 

@@ -118,20 +118,21 @@ class Run:
         return parse_train([*argv, *device, "--restart", "--optimizer", "adamw", *options.train])
 
     def ours(self) -> None:
-        import side_by_side  # noqa: F401 (what train.py imports on its way)
         import train
-        import tune
+        import training.fold
+        import training.tuning
+        import training.workers
         from dataset import Store
         from model import Classifier
 
-        train.quieten()
+        training.fold.quieten()
         clock = self.clock
         clock.watch("store", train, "open_store")
         clock.watch("store", Store, "on")
-        clock.watch("build", train, "make_fold")
-        clock.watch("compile", tune, "compile_network")
-        clock.watch("estimate", tune, "expected_seconds")
-        clock.watch("steps", train, "fit")
+        clock.watch("build", training.fold, "make_fold")
+        clock.watch("compile", training.tuning, "compile_network")
+        clock.watch("estimate", training.tuning, "expected_seconds")
+        clock.watch("steps", training.fold, "fit")
         begin, end = Classifier.on_validation_epoch_start, Classifier.on_validation_epoch_end
 
         def begun(model: Classifier) -> None:
@@ -155,8 +156,8 @@ class Run:
 
         from benchmarks.usual import ClipFolder, loader
         from dataset import Store
-        from train import run_config
-        from util import pick_device
+        from system.devices import pick_device
+        from training.plan import run_config
 
         device = pick_device(self.options.gpu)
         self.clock.switch("store")

@@ -40,9 +40,10 @@ from benchmarks.usual import ClipFolder, loader
 from callback import Averaging
 from dataset import Store
 from model import Classifier, make_optimizer
-from train import make_fold, make_trainer, quieten, run_config
-from tune import autocast, learning_operations, pick_layout
-from util import keep_memory, pick_device
+from system.devices import keep_memory, pick_device
+from training.fold import make_fold, make_trainer, quieten
+from training.plan import run_config
+from training.tuning import autocast, learning_operations, pick_layout
 
 PEAKS = {  # dense bfloat16 products (float16 before Ampere) a second, from the makers' data sheets
     "H100 PCIe": 756e12,

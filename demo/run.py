@@ -15,16 +15,17 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 import arg
+import system.console
 import util
-from arg import UserError
 from demo.speech import make_speech
-from preprocess import load_store
+from preprocessing.store import load_store
+from system.errors import UserError
 
 VOICES, TEST_VOICES = 80, 20  # espeak-ng has about a hundred
 FOLDS, EPOCHS, MODEL, N_MELS, FRAMES = 3, 12, "melresnet", 40, 101  # minutes on two cores
 
 
-@arg.command
+@system.console.command
 def main(argv: Sequence[str] | None = None) -> None:
     started = time.monotonic()
     data, out = _parse(argv)
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     _run("report.py", "-w", work)
 
-    print(f"\nDone in {util.clock(time.monotonic() - started)}.")
+    print(f"\nDone in {system.console.clock(time.monotonic() - started)}.")
     print(report(work, submission))
 
 

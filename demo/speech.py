@@ -22,7 +22,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from arg import UserError
+from system.errors import UserError
 
 # fmt: off
 WORDS = (

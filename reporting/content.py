@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from reporting.media import Media
 
 Ints = NDArray[np.int64]
-
 WITH_MEDIA = 400  # listed clips for which sound and picture are made ...
 MEDIA_SECONDS = 400  # ... or fewer, where they are long
 TOP = 3  # classes shown of a clip

@@ -18,7 +18,6 @@ LISTED_CLIPS = 5000
 LISTED_DUPLICATES = 100  # clusters
 CLOSE_CALLS = 100
 TYPICAL = 2  # clips of each class, of which the networks are surest
-
 SUSPECT, CONFIDENT, ERROR, CLOSE, DUPLICATE, TYPICAL_CLIP = (
     "suspected label",
     "confident error",

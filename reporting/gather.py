@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from arg import FULL, FeatureConfig, RunConfig, UserError, run_name
+from arg import FULL, FeatureConfig, RunConfig, run_name
+from system.errors import UserError
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 Ints = NDArray[np.int64]
-
 COMPLETE, INCOMPLETE, STALE = "complete", "incomplete", "stale"
 
 
@@ -45,8 +45,9 @@ class HeldOut:
 
     def loud_over_quiet(self) -> NDArray[np.float64]:
         """About each clip's signal-to-noise ratio, dB, (n,); see `audit.loud_over_quiet_db`."""
-        from audit import loud_over_quiet_db
-        from preprocess import WAVES, map_waves
+        from preprocessing.audit import loud_over_quiet_db
+        from preprocessing.store import map_waves
+        from system.paths import WAVES
 
         offset, length = (self.table[name].to_numpy(np.int64) for name in ("offset", "length"))
         return loud_over_quiet_db(map_waves(self.work / WAVES), offset, length, self.sample_rate)
@@ -55,7 +56,7 @@ class HeldOut:
 def held_out_clips(work: Path) -> HeldOut:
     """The training clips of the store in `work`. UserError where there is no store."""
     from dataset import Store
-    from preprocess import load_clips
+    from preprocessing.store import load_clips
 
     store = Store.open(work)
     table = load_clips(work)
@@ -107,7 +108,7 @@ class Run:
 
 def find_runs(clips: HeldOut, only: Sequence[str] = ()) -> list[Run]:
     """Every run under runs/, or those in `only`, by name. UserError where there is none, or one in `only` is not."""
-    from train import work_option
+    from arg import work_option
 
     folder = clips.work / "runs"
     names = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
@@ -175,7 +176,7 @@ class _Fold:
 
 
 def _read_fold(clips: HeldOut, folder: Path, fold: int) -> _Fold | None:
-    from train import standing
+    from training.runs import standing
 
     try:
         checkpoint = standing(folder)
@@ -220,7 +221,7 @@ def _command(
     It is the one that trained another fold, where that is known. Else it does no more than name the run, whose folds'
     configurations are `configs`; "" where even they are not known.
     """
-    from train import naming_options, with_folds
+    from arg import naming_options, with_folds
 
     typed = _typed(clips.work, name)
     again = " --restart" if stale and "--restart" not in typed else ""
@@ -239,7 +240,7 @@ def _typed(work: Path, run: str) -> str:
     """The last train.py command on record that trained a fold of `run`, for `work` as it is called now; "": none."""
     import pandas as pd
 
-    from train import work_option
+    from arg import work_option
 
     kept = []
     try:

@@ -17,15 +17,17 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    from reporting.gather import HeldOut, Run
+
 Floats = NDArray[np.floating[Any]]
 Wave = NDArray[np.int16]
-
 BUDGET_BYTES = 10_000_000  # of the page's 15 MB; the rest is for tables and clips that are only named
 OPUS_RATES = (8000, 12_000, 16_000, 24_000, 48_000)  # Hz; libsndfile refuses others
 MOST_ROWS, MOST_COLUMNS = 64, 96  # of a picture: as many as a card of the gallery shows
@@ -68,6 +70,24 @@ def clip_media(
             audio.append(sound)
     absent = [None] * (len(waves) - len(audio))
     return Media([*audio, *absent], [*pictures[: len(audio)], *absent], codec)
+
+
+def media_of(clips: HeldOut, runs: Sequence[Run]) -> Callable[[NDArray[np.int64]], Media]:
+    """Makes sound and picture of clips by position: what the networks hear and, of the first run, what they see."""
+    from dataset import LogMel, Store, as_float
+
+    features = next(run.features for run in runs if run.features)
+
+    def make(rows: NDArray[np.int64]) -> Media:
+        waves = Store.open(clips.work).clips("train").windows(rows, clips.clip_samples)
+        mel = LogMel(features)(as_float(waves))[:, 0]  # (rows, n_mels, frames)
+        return clip_media(list(waves.numpy()), clips.sample_rate, list(mel.numpy()))
+
+    return make
+
+
+def without_media(rows: NDArray[np.int64]) -> Media:
+    return Media([None] * len(rows), [None] * len(rows), "")
 
 
 def data_uri(kind: str, content: bytes) -> str:

@@ -24,11 +24,10 @@ from typing import Any, Literal, TypedDict
 
 import numpy as np
 
-from util import replacing
+from system.files import replacing
 
 MOST_BYTES = 15_000_000
 HERE = Path(__file__).parent
-
 Rate = Sequence[float | None]  # value, low, high
 
 

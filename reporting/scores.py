@@ -35,7 +35,6 @@ from util import Z_95, macro_f1, seed_of, wilson_interval
 Ints = NDArray[np.integer[Any]]
 Floats = NDArray[np.floating[Any]]
 Bools = NDArray[np.bool_]
-
 BINS = 15  # of equal mass, for calibration
 RESAMPLES = 1000  # of the calibration error: its standard error is then known to 2 %
 UPPER = 0.975  # quantile of a two-sided 95 % interval

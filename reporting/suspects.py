@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from relabel import LIST_COLUMNS
-from util import replacing, wilson_interval
+from preprocessing.decisions import LIST_COLUMNS
+from system.files import replacing
+from util import wilson_interval
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -25,7 +26,6 @@ Ints = NDArray[np.integer[Any]]
 Bools = NDArray[np.bool_]
 Floats = NDArray[Any]  # floating point
 Interval = Callable[[float, int], tuple[float, float]]  # of a share and the number of trials behind it
-
 SMALLEST = 1e-15  # probability, so that every loss is finite
 FALSE_DISCOVERIES = 0.05  # share of the groups called weak that may not be
 
@@ -281,7 +281,7 @@ def write_suspects(
     The list is meant for a spreadsheet, which would run a text that begins with = + - or @: such cells get an
     apostrophe in front, which ``--relabel`` takes away again.
     """
-    from relabel import shielded
+    from preprocessing.decisions import shielded
 
     table = list_suspects(clips, classes, judged)
     table = table[~table["fname"].isin(list(decided))]

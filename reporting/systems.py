@@ -9,7 +9,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from arg import UserError
+from prediction.spec import write_ensemble
 from reporting.ensembling import (
     Candidate,
     Choice,
@@ -19,10 +19,10 @@ from reporting.ensembling import (
     cross_fit,
     ensemble_spec,
     inference_command,
-    write_ensemble,
 )
 from reporting.gather import COMPLETE, HeldOut, Run
 from reporting.scores import Comparison, Summary, compare, summarise
+from system.errors import UserError
 
 ENSEMBLE = "ensemble"  # stands for the one that is chosen
 SYSTEMS_COMPARED = 8  # the best ones, pair by pair

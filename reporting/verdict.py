@@ -10,11 +10,10 @@ from reporting.findings import Findings
 from reporting.gather import COMPLETE, HeldOut, Run
 from reporting.scores import Comparison, Coverage, Interval
 from reporting.systems import Ensembles, System
-from util import clock
+from system.console import clock
 
 WELL_CALIBRATED = 0.02  # calibration error
 MOST_LETTERS = 40  # of a class's name in a sentence
-
 METHODS = {
     "single": "best single run",
     "mean": "mean of all runs",

@@ -15,10 +15,12 @@ import soundfile
 import torch
 from numpy.typing import NDArray
 
-import preprocess as pp
+import preprocessing.decode
+import preprocessing.pipeline
+import system.paths
 from arg import PreprocessConfig
-from preprocess import preprocess
-from source import find_clips
+from preprocessing.files import find_clips
+from preprocessing.pipeline import preprocess
 
 RATE = 8000
 CLASSES = ("high", "low", "sweep")
@@ -87,7 +89,9 @@ def _two_threads() -> None:
 def decode_folder(folder: Path, sample_rate: int, into: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The files under `folder` decoded to `into` as `preprocess` does it: clips and rejected files, by name."""
     files = sorted(find_clips(folder))
-    table = pp._table(files, pp._decode(files, sample_rate, into / pp.WAVES))
+    table = preprocessing.pipeline._table(
+        files, preprocessing.decode.decode_files(files, sample_rate, into / system.paths.WAVES)
+    )
     usable = table["reason"] == ""
     return (
         table.loc[usable, ["fname", "label", "offset", "length"]].reset_index(drop=True),

@@ -14,7 +14,8 @@ import pytest
 import arg
 import inference
 import train
-from arg import FeatureConfig, FeatureOptions, OptimConfig, RunConfig, UserError, from_plain, to_plain
+from arg import FeatureConfig, FeatureOptions, OptimConfig, RunConfig, from_plain, to_plain
+from system.errors import UserError
 
 RUN = RunConfig(
     model="resnet18",
@@ -166,7 +167,7 @@ def test_unbuffered_output_comes_at_once() -> None:
     """python -u: a line is there while the script that printed it still works."""
     code = """
 import sys
-from arg import command
+from system.console import command
 
 @command
 def main(argv=None):
@@ -193,7 +194,8 @@ def test_work_goes_on_when_nobody_reads_what_it_prints(stream: str, tmp_path: Pa
 import sys
 from pathlib import Path
 from typing import Any
-from arg import UserError, command
+from system.console import command
+from system.errors import UserError
 
 @command
 def main(argv=None):

@@ -14,7 +14,8 @@ from matplotlib.image import imread
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
-import audit
+import preprocessing.audit
+import preprocessing.duplicates
 from benchmarks import near_duplicates as planting
 
 RATE = 16_000
@@ -40,7 +41,9 @@ def voice(seed: int, seconds: float = 1.0) -> Wave:
 
 def clusters(waves: Sequence[Wave], **options: Any) -> list[int]:
     samples, offset, length = planting.joined(waves)
-    return [int(number) for number in audit.near_duplicates(samples, offset, length, RATE, **options)]
+    return [
+        int(number) for number in preprocessing.duplicates.near_duplicates(samples, offset, length, RATE, **options)
+    ]
 
 
 def alone(count: int) -> list[int]:
@@ -56,8 +59,10 @@ def test_loud_over_quiet_is_the_ratio_of_frame_powers() -> None:
     waves = [voice(0), to_int16(200 + 50 * draw.standard_normal(RATE)), voice(1, 0.7), np.zeros(RATE, np.int16),
              to_int16(draw.standard_normal(50) * 99)]  # fmt: skip
     samples, offset, length = planting.joined(waves)
-    found = audit.loud_over_quiet_db(samples, offset, length, RATE)
-    assert np.array_equal(audit.loud_over_quiet_db(samples, offset[::-1], length[::-1], RATE), found[::-1])
+    found = preprocessing.audit.loud_over_quiet_db(samples, offset, length, RATE)
+    assert np.array_equal(
+        preprocessing.audit.loud_over_quiet_db(samples, offset[::-1], length[::-1], RATE), found[::-1]
+    )
     for wave, decibels in zip(waves, found, strict=True):
         frames = [wave[start : start + 320] for start in range(0, max(len(wave) - 319, 1), 320)]
         power = np.sort([max(float(frame.astype(np.float64).var()), 1 / 12) for frame in frames])
@@ -96,10 +101,10 @@ def test_measure_equals_the_definitions(monkeypatch: pytest.MonkeyPatch) -> None
         np.zeros(100, np.int16),
         np.full(100, -7, np.int16),
     ):
-        assert audit.measure(wave) == pytest.approx(naive_levels(wave), rel=1e-4, abs=2e-4)
-    whole = audit.measure(to_int16(sine))
-    monkeypatch.setattr(audit, "BLOCK", 999)
-    assert audit.measure(to_int16(sine)) == pytest.approx(whole, rel=1e-4)
+        assert preprocessing.audit.measure(wave) == pytest.approx(naive_levels(wave), rel=1e-4, abs=2e-4)
+    whole = preprocessing.audit.measure(to_int16(sine))
+    monkeypatch.setattr(preprocessing.audit, "BLOCK", 999)
+    assert preprocessing.audit.measure(to_int16(sine)) == pytest.approx(whole, rel=1e-4)
 
 
 def table_of(**columns: Any) -> pd.DataFrame:
@@ -124,15 +129,15 @@ def table_of(**columns: Any) -> pd.DataFrame:
     ],
 )
 def test_flags(columns: dict[str, list[float]], expected: list[str]) -> None:
-    assert audit.flags(table_of(**columns), RATE) == [""] * 11 + expected
+    assert preprocessing.audit.flags(table_of(**columns), RATE) == [""] * 11 + expected
 
 
 def test_what_is_long_depends_on_how_much_the_durations_vary() -> None:
     table = table_of(length=[160_000])
-    assert audit.flags(table, RATE)[-1] == "long"
+    assert preprocessing.audit.flags(table, RATE)[-1] == "long"
     table["length"] = [1000 * 2**n for n in range(11)] + [3_000_000]
-    assert set(audit.flags(table, RATE)) == {""}
-    assert audit.flags(table[:0], RATE) == []
+    assert set(preprocessing.audit.flags(table, RATE)) == {""}
+    assert preprocessing.audit.flags(table[:0], RATE) == []
 
 
 # --------------------------------------------------------------------------------------------- near duplicates
@@ -208,17 +213,17 @@ def test_clips_of_any_length_and_a_memory_map(tmp_path: Path) -> None:
     samples, offset, length = planting.joined(waves)
     samples.tofile(tmp_path / "waves.i16")
     mapped = np.memmap(tmp_path / "waves.i16", "<i2", "r")
-    assert audit.near_duplicates(mapped, offset, length, RATE).tolist() == expected
+    assert preprocessing.duplicates.near_duplicates(mapped, offset, length, RATE).tolist() == expected
     for count in (1, 2, 3):
         assert clusters([voice(4), *tiny][:count]) == alone(count)
-    assert audit.near_duplicates(samples, offset[:0], length[:0], RATE).shape == (0,)
+    assert preprocessing.duplicates.near_duplicates(samples, offset[:0], length[:0], RATE).shape == (0,)
 
 
 @pytest.mark.parametrize("rate", [8000, 11_025, 44_100])
 def test_other_sample_rates(rate: int) -> None:
     waves = [voice(seed) for seed in range(10)]
     waves += [planting.to_int16(0.5 * np.roll(wave, 500)) for wave in waves]
-    found = audit.near_duplicates(*planting.joined(waves), rate)
+    found = preprocessing.duplicates.near_duplicates(*planting.joined(waves), rate)
     assert found.tolist() == alone(10) * 2
 
 
@@ -229,17 +234,17 @@ def test_the_index_finds_what_comparing_all_pairs_finds() -> None:
     distance = cdist(prints, prints)
     near = {(int(a), int(b)) for a, b in zip(*np.nonzero(distance < 0.15), strict=True) if a < b}
     with ThreadPoolExecutor(2) as pool:
-        found = {(int(a), int(b)) for a, b in audit._candidates(prints, pool)}
-        same = audit._candidates(np.zeros_like(prints), pool)
+        found = {(int(a), int(b)) for a, b in preprocessing.duplicates._candidates(prints, pool)}
+        same = preprocessing.duplicates._candidates(np.zeros_like(prints), pool)
     assert len(near) >= 500
     assert len(near & found) >= 0.98 * len(near)
-    assert all(distance[pair] < audit.NEAR for pair in found)
-    assert len(same) <= audit.NEAREST * len(prints)  # whatever the clips, the work stays bounded
+    assert all(distance[pair] < preprocessing.duplicates.NEAR for pair in found)
+    assert len(same) <= preprocessing.duplicates.NEAREST * len(prints)  # whatever the clips, the work stays bounded
 
 
 def test_a_chain_is_cut_where_its_ends_differ() -> None:
     pairs = np.array([(1, 2), (2, 4), (4, 5), (6, 7)])
-    none = audit._clusters(8, pairs, lambda more: more[:0])
+    none = preprocessing.duplicates._clusters(8, pairs, lambda more: more[:0])
     assert none.tolist() == [0, 1, 1, 3, 4, 4, 6, 6]
     asked: list[tuple[int, ...]] = []
 
@@ -247,7 +252,7 @@ def test_a_chain_is_cut_where_its_ends_differ() -> None:
         asked.extend(map(tuple, more.tolist()))
         return more
 
-    assert audit._clusters(8, pairs, all_of).tolist() == [0, 1, 1, 3, 1, 1, 6, 6]
+    assert preprocessing.duplicates._clusters(8, pairs, all_of).tolist() == [0, 1, 1, 3, 1, 1, 6, 6]
     assert sorted(asked) == [(1, 4), (1, 5)]
 
 
@@ -278,7 +283,7 @@ def test_the_picture_has_room_for_every_class(count: int, tmp_path: Path) -> Non
             "rms_db": -100.0,
         }
     )
-    audit.draw_audit(table, classes, RATE, tmp_path / "audit.png")
+    preprocessing.audit.draw_audit(table, classes, RATE, tmp_path / "audit.png")
     height, width, _ = imread(tmp_path / "audit.png").shape
     assert (height - 300) * -(-width // 400) >= 10 * count  # pixels for each name
     assert width < 2000

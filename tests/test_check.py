@@ -14,11 +14,13 @@ import pytest
 from scipy.stats import chi2_contingency
 
 import inference
-import submission
-from arg import UserError
-from check import Ints, label_warnings, shift_test
+import prediction.forms
 from model import save_checkpoint
-from submission import Form, check_submission, read_form, write_submission
+from prediction.check import Ints, label_warnings, shift_test
+from prediction.forms import Form, read_form
+from prediction.submission import write_submission
+from prediction.validation import check_submission
+from system.errors import UserError
 from tests.conftest import CLASSES, one_error_line
 from tests.test_arg import RUN
 from util import Names
@@ -83,7 +85,7 @@ def test_other_encodings_and_bad_samples(tmp_path: Path) -> None:
 
 def test_rows_in_any_order_and_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against counting by hand, in blocks of three."""
-    monkeypatch.setattr(submission, "BLOCK_ROWS", 3)
+    monkeypatch.setattr(prediction.forms, "BLOCK_ROWS", 3)
     draw = np.random.default_rng(0)
     ids = [f"{number}.wav" for number in range(12)]
     form = Form(LABELS.header, Names(ids), probabilities=False)

@@ -12,12 +12,17 @@ import numpy as np
 import pytest
 import soundfile
 
-import audit
-import preprocess as pp
-from arg import PreprocessConfig, UserError
-from relabel import read_record
+import preprocessing.audit
+import preprocessing.decode
+import preprocessing.pipeline
+import preprocessing.store
+import preprocessing.workers
+import system.paths
+from arg import PreprocessConfig
+from preprocessing.decisions import read_record
+from system.errors import UserError
+from system.files import replacing
 from tests.crash import Died, dies_at
-from util import replacing
 
 RATE = 8000
 
@@ -37,10 +42,10 @@ def draw(clips: Any, classes: list[str], sample_rate: int, path: Path) -> None:
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(pp, "CHUNK_FILES", 4)
+    monkeypatch.setattr(preprocessing.decode, "CHUNK_FILES", 4)
     # Decoded here, so that what the decoding processes do on the disk is steps, too.
-    monkeypatch.setattr(pp, "_isolated", lambda task, chunks, lost: map(task, chunks))
-    monkeypatch.setattr(audit, "draw_audit", draw)
+    monkeypatch.setattr(preprocessing.decode, "isolated", lambda task, chunks, lost: map(task, chunks))
+    monkeypatch.setattr(preprocessing.audit, "draw_audit", draw)
     root = tmp_path / "data"
     for speaker in range(4):
         for label in ("no", "yes"):
@@ -52,14 +57,14 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def outcome(work: Path) -> dict[str, Any]:
     """All that a later step reads; where in WAVES a clip lies is none of it."""
-    clips, rejected = pp.load_clips(work), pp.load_rejected(work)
-    waves = np.fromfile(work / pp.WAVES, "<i2")
+    clips, rejected = preprocessing.store.load_clips(work), preprocessing.store.load_rejected(work)
+    waves = np.fromfile(work / system.paths.WAVES, "<i2")
     return {
         "clips": clips.drop(columns="offset").to_csv(),
         "rejected": rejected.to_csv(),
-        "store": pp.load_store(work),
+        "store": preprocessing.store.load_store(work),
         "samples": [waves[c.offset : c.offset + c.length].tolist() for c in clips.itertuples()],
-        "picture": (work / pp.PICTURE).read_text(),
+        "picture": (work / system.paths.PICTURE).read_text(),
         "decisions": read_record(work),
         "files": sorted(path.name for path in work.iterdir()),
     }
@@ -94,37 +99,50 @@ def at_every_step(run: Callable[[], None], work: Path, before: Path | None) -> i
 
 def test_a_first_run(root: Path, tmp_path: Path) -> None:
     work = tmp_path / "work"
-    assert at_every_step(lambda: pp.preprocess(PreprocessConfig(root, work, folds=2)), work, None) > 25
+    assert (
+        at_every_step(lambda: preprocessing.pipeline.preprocess(PreprocessConfig(root, work, folds=2)), work, None) > 25
+    )
 
 
 def test_a_later_run_with_new_and_changed_clips(root: Path, tmp_path: Path) -> None:
     """The old table must not be lost before the new one counts: known clips keep their folds."""
     work, before = tmp_path / "work", tmp_path / "before"
-    pp.preprocess(PreprocessConfig(root, before, folds=2))
-    known = dict(pp.load_clips(before)[["fname", "fold"]].to_numpy())
+    preprocessing.pipeline.preprocess(PreprocessConfig(root, before, folds=2))
+    known = dict(preprocessing.store.load_clips(before)[["fname", "fold"]].to_numpy())
     for take in range(1, 4):
         write(root, f"no/s{take}_nohash_{take}.wav", 100 + take)
     write(root, "yes/t_nohash_0.wav", 200)
     write(root, "yes/s0_nohash_0.wav", 201)
     (root / "no" / "s3_nohash_0.wav").unlink()
-    assert at_every_step(lambda: pp.preprocess(PreprocessConfig(root, work, folds=2)), work, before) > 25
-    assert all(known.get(name, fold) == fold for name, fold in pp.load_clips(work)[["fname", "fold"]].to_numpy())
+    assert (
+        at_every_step(lambda: preprocessing.pipeline.preprocess(PreprocessConfig(root, work, folds=2)), work, before)
+        > 25
+    )
+    assert all(
+        known.get(name, fold) == fold
+        for name, fold in preprocessing.store.load_clips(work)[["fname", "fold"]].to_numpy()
+    )
 
 
 def test_decisions_about_clips(root: Path, tmp_path: Path) -> None:
     """They are on record and applied, or neither; giving them again changes nothing."""
     work, before, decisions = tmp_path / "work", tmp_path / "before", tmp_path / "suspects.csv"
-    pp.preprocess(PreprocessConfig(root, before, folds=2))
+    preprocessing.pipeline.preprocess(PreprocessConfig(root, before, folds=2))
     decisions.write_text(
         "fname,label,suggested,action\nno/s1_nohash_0.wav,no,yes,relabel\nyes/s2_nohash_0.wav,yes,no,drop\n"
     )
-    assert at_every_step(lambda: pp.preprocess(PreprocessConfig(None, work, relabel=decisions)), work, before) > 10
+    assert (
+        at_every_step(
+            lambda: preprocessing.pipeline.preprocess(PreprocessConfig(None, work, relabel=decisions)), work, before
+        )
+        > 10
+    )
 
 
 def test_a_store_half_replaced_is_never_read(root: Path, tmp_path: Path) -> None:
     """At any moment what a reader finds is a whole store, the old one or the new one, or none, which it says."""
     work, before = tmp_path / "work", tmp_path / "before"
-    pp.preprocess(PreprocessConfig(root, before, folds=2))
+    preprocessing.pipeline.preprocess(PreprocessConfig(root, before, folds=2))
     write(root, "no/new_nohash_0.wav", 300)
     config = PreprocessConfig(root, work, folds=3, sample_rate=4000)
     counts = set()
@@ -134,11 +152,11 @@ def test_a_store_half_replaced_is_never_read(root: Path, tmp_path: Path) -> None
         died = False
         try:
             with dies_at(step, work):
-                pp.preprocess(config)
+                preprocessing.pipeline.preprocess(config)
         except Died:
             died = True
         with contextlib.suppress(UserError):
-            store, clips = pp.load_store(work), pp.load_clips(work)
+            store, clips = preprocessing.store.load_store(work), preprocessing.store.load_clips(work)
             sound = clips[clips["split"] == "train"]
             assert (store["folds"], store["sample_rate"]) == ((2, RATE) if len(sound) == 8 else (3, 4000))
             assert set(sound["fold"]) == set(range(store["folds"]))

@@ -11,8 +11,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from arg import FeatureOptions, UserError
+from arg import FeatureOptions
 from dataset import Batches, Clips, LogMel, Store, WaveData, gather, gather_by_torch, mel_filters, one_hot, read_waves
+from system.errors import UserError
 from util import Names
 
 

@@ -9,6 +9,7 @@ import pytest
 import soundfile
 
 import arg
+import system.errors
 from demo import run
 
 pytest.importorskip("espeakng_loader", reason="the demo's synthesiser is not installed: requirements-demo.txt")
@@ -80,7 +81,7 @@ def test_unknown_and_doubled_voices_are_left_out() -> None:
 
 
 def test_made_speech_never_overwrites(root: Path) -> None:
-    with pytest.raises(arg.UserError, match="not empty"):
+    with pytest.raises(system.errors.UserError, match="not empty"):
         speech.make_speech(root, 1, 0)
 
 
@@ -125,7 +126,7 @@ def test_report_with_a_submission_of_probabilities(work: Path, tmp_path: Path) -
 def test_a_failing_script_stops_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("train.py").write_text("raise SystemExit(3)")
-    with pytest.raises(arg.UserError, match=r"train\.py stopped with status 3"):
+    with pytest.raises(system.errors.UserError, match=r"train\.py stopped with status 3"):
         run._run("train.py")
 
 

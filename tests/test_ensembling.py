@@ -17,15 +17,11 @@ import scipy.stats
 import sklearn.metrics
 from numpy.typing import NDArray
 
-from arg import UserError
+from prediction.spec import METHODS, EnsembleSpec, Member, read_ensemble, write_ensemble
 from reporting import ensembling
 from reporting.ensembling import (
-    ENSEMBLE,
-    METHODS,
     Candidate,
-    EnsembleSpec,
     Fit,
-    Member,
     choose,
     contributions,
     cross_fit,
@@ -34,9 +30,9 @@ from reporting.ensembling import (
     greedy_selection,
     inference_command,
     likelihood_weights,
-    read_ensemble,
-    write_ensemble,
 )
+from system.errors import UserError
+from system.paths import ENSEMBLE
 from util import temper, weighted_vote
 
 Array = NDArray[Any]

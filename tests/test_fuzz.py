@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-import preprocess as pp
+import preprocessing.decode
+import system.paths
 from benchmarks import fuzz
 from tests.conftest import decode_folder
 
@@ -49,7 +50,7 @@ def test_every_damaged_file_is_a_row_or_a_rejection(tmp_path: Path) -> None:
     assert rejected["reason"].str.len().between(5, 200).all()
     assert not rejected["reason"].str.contains("decoder (?:crashes|hangs)", regex=True).any()
     assert (clips["length"] > 0).all()
-    assert (tmp_path / "into" / pp.WAVES).stat().st_size == 2 * clips["length"].sum()
+    assert (tmp_path / "into" / system.paths.WAVES).stat().st_size == 2 * clips["length"].sum()
 
 
 def test_each_file_alone_takes_little_time_and_memory() -> None:
@@ -78,4 +79,4 @@ def test_memory_does_not_follow_the_header(tmp_path: Path) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert all(outcome.samples <= 8000 for outcome in outcomes)
-    assert peak < 8 * 4 * pp.BLOCK_VALUES
+    assert peak < 8 * 4 * preprocessing.decode.BLOCK_VALUES

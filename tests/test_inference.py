@@ -19,16 +19,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import inference
-import model as model_module
-import submission
-from arg import NO_AUGMENT, FeatureConfig, InferenceConfig, OptimConfig, RunConfig, UserError, parse_inference
+import model
+import prediction.ensembles
+import prediction.forms
+import prediction.labelling
+from arg import NO_AUGMENT, FeatureConfig, InferenceConfig, OptimConfig, RunConfig, parse_inference
 from dataset import as_float
 from model import Classifier, build_network, fold_batch_norm, load_classifier, save_checkpoint
-from preprocess import decode_stream
-from reporting.ensembling import EnsembleSpec, Member, write_ensemble
-from results import MARKS, ROWS, Results, partial_results
-from source import ClipFolder
-from submission import match_ids, read_form, write_submission
+from prediction.forms import match_ids, read_form
+from prediction.results import MARKS, ROWS, Results, partial_results
+from prediction.spec import EnsembleSpec, Member, write_ensemble
+from prediction.submission import write_submission
+from preprocessing.decode import decode_stream
+from preprocessing.files import ClipFolder
+from system.errors import UserError
 from tests.conftest import CLASSES, RATE, one_error_line, tone
 from transform import VIEWS, view
 from util import Names
@@ -120,7 +124,7 @@ def whole(runs: Path, clips: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def batch_rows(monkeypatch: pytest.MonkeyPatch, stop_after: int | None = None) -> list[int]:
     """The sizes of the batches that the networks are given from now on; Ctrl-C comes after `stop_after` of them."""
     seen: list[int] = []
-    predict = model_module.predict
+    predict = model.predict
 
     def noted(models: Any, waves: Iterator[Tensor], *rest: Any) -> Iterator[NDArray[np.float32]]:
         for result in predict(models, waves, *rest):
@@ -129,7 +133,7 @@ def batch_rows(monkeypatch: pytest.MonkeyPatch, stop_after: int | None = None) -
             seen.append(result.shape[2])
             yield result
 
-    monkeypatch.setattr(model_module, "predict", noted)
+    monkeypatch.setattr(model, "predict", noted)
     return seen
 
 
@@ -170,7 +174,7 @@ def test_a_store_and_its_folder_give_the_same_bytes(
 
 
 def test_decoding_waits_to_be_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("preprocess.CHUNK_FILES", 4)
+    monkeypatch.setattr("preprocessing.decode.CHUNK_FILES", 4)
     folder = ClipFolder.scan(write_waves(tmp_path / "clips", 500))
     scratch = tmp_path / "scratch"
     stream = decode_stream(folder, RATE, scratch)
@@ -243,7 +247,7 @@ def test_a_bad_clip_stops_the_run_and_loses_nothing(
     (tmp_path / "clips" / names[9]).write_bytes(b"fLaC, but no more")
     output = tmp_path / "out" / "out.csv"
     # In one piece all ten would be decoded, and the bad one met, before the first batch.
-    monkeypatch.setattr("preprocess.CHUNK_FILES", 2)
+    monkeypatch.setattr("preprocessing.decode.CHUNK_FILES", 2)
     assert inference.main(arguments(runs, output, tmp_path / "clips")) == 2
     assert f"{names[9]}: unreadable" in (line := one_error_line(capsys))
     assert "--on-bad-clip majority" in line
@@ -386,7 +390,7 @@ class Written:
 def test_killed_at_every_write_and_rename(runs: Path, clips: Path, whole: list[bytes], tmp_path: Path) -> None:
     """What stood there before stays whole until the new one is; the next run gives what an unbroken one does."""
     config = parse_inference(arguments(runs, tmp_path / "0" / "out.csv", clips))
-    ensemble, device = inference.load_ensemble(config), torch.device("cpu")
+    ensemble, device = prediction.ensembles.load_ensemble(config), torch.device("cpu")
     for number in range(1000):
         folder = tmp_path / str(number)
         folder.mkdir()
@@ -493,12 +497,12 @@ def test_half_precision_says_its_error(
     assert 0 < difference.max() < 0.02
     assert f"bfloat16: probabilities within {difference[:BATCH].max():.1e} of float32's" in said
 
-    monkeypatch.setattr(inference, "HALF_TOLERANCE", 0.0)
+    monkeypatch.setattr(prediction.labelling, "HALF_TOLERANCE", 0.0)
     with monkeypatch.context() as patch:
         batch_rows(patch, stop_after=4)  # two of them to compare
         assert inference.main(options) == 130
     assert "float32 it is" in capsys.readouterr().out
-    monkeypatch.setattr(inference, "HALF_TOLERANCE", 1.0)  # an interrupted run goes on as it began
+    monkeypatch.setattr(prediction.labelling, "HALF_TOLERANCE", 1.0)  # an interrupted run goes on as it began
     assert inference.main(options) == 0
     assert "going on after 8" in capsys.readouterr().out
     assert outcome(output) == whole
@@ -643,7 +647,7 @@ def test_ids_are_matched_as_a_dictionary_would() -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 3, 10])
 def test_a_submission_in_blocks_is_that_in_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
-    monkeypatch.setattr(submission, "BLOCK_ROWS", 3)
+    monkeypatch.setattr(prediction.forms, "BLOCK_ROWS", 3)
     names = [f"{number:02},x" for number in range(count)]
     rows = np.random.default_rng(0).dirichlet(np.ones(3), count).astype(np.float32)
     form = read_form(None, Names(names[::-1]), CLASSES)

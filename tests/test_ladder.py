@@ -13,7 +13,7 @@ import torch
 from arg import FeatureOptions, RunConfig, TrainConfig, parse_inference, parse_train, run_name
 from dataset import Store, WaveData
 from model import Classifier, make_optimizer
-from train import run_config
+from training.plan import run_config
 from util import generator
 
 TEXT = (Path(__file__).parents[1] / "docs" / "ladder.md").read_text()

@@ -18,10 +18,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import callback
 import train
-from logger import CURVES, EVENTS, draw_confusion, pixels
 from model import Classifier
+from system.paths import EVENTS
 from tests.conftest import CLASSES, one_error_line
 from tests.test_resume import BATCHES, at_batch, outcome
+from training.tensorboard import CURVES, draw_confusion, pixels
 from util import confusion
 
 OPTIONS = ["-t", "32", "-m", "test_resnet", "--batch-size", "6", "-g", "cpu", "-f", "0", "--epochs", "3"]
@@ -32,7 +33,7 @@ FOLD = Path("runs", "test_resnet-32x32", "fold0")
 def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """One thread, no pictures, and no checkpoint but at the end of an epoch."""
     monkeypatch.setattr(callback, "SAVE_SHARE", float("inf"))
-    monkeypatch.setattr("tune.expected_seconds", lambda *_: 1.0)
+    monkeypatch.setattr("training.tuning.expected_seconds", lambda *_: 1.0)
     monkeypatch.setattr(callback, "draw_curve", lambda *_: None)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

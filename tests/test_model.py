@@ -15,7 +15,7 @@ import pytest
 import timm
 import torch
 
-from arg import AUGMENT_PRESETS, NO_AUGMENT, FeatureConfig, OptimConfig, RunConfig, UserError
+from arg import AUGMENT_PRESETS, NO_AUGMENT, FeatureConfig, OptimConfig, RunConfig
 from callback import Averaging
 from dataset import as_float
 from model import (
@@ -29,6 +29,7 @@ from model import (
     read_checkpoint,
     save_checkpoint,
 )
+from system.errors import UserError
 from transform import VIEWS, view
 from util import generator
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from model import make_optimizer
-from muon import Muon, is_matrix, orthogonal
+from networks.muon import Muon, is_matrix, orthogonal
 
 
 @pytest.mark.parametrize("shape", [(3, 20, 90), (1, 64, 9), (2, 5, 5)])

@@ -7,7 +7,7 @@ import torch
 
 from arg import FeatureConfig, FeatureOptions
 from model import build_network, fold_batch_norm
-from networks import AlongFrequency, SubSpectralNorm
+from networks.bcresnet import AlongFrequency, SubSpectralNorm
 
 
 def features(n_mels: int, frames: int) -> FeatureConfig:

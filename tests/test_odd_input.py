@@ -14,8 +14,12 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-import preprocess as pp
-from arg import PreprocessConfig, UserError
+import preprocess
+import preprocessing.pipeline
+import preprocessing.store
+import system.paths
+from arg import PreprocessConfig
+from system.errors import UserError
 
 RATE = 16_000
 SAMPLES = 8000
@@ -207,8 +211,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     (root / "yes" / "loop").symlink_to(root)  # a folder in itself
     (root / "yes" / "._0.wav").write_bytes(b"a Macintosh leaves these behind")
     work = folder / "work"
-    pp.preprocess(PreprocessConfig(root, work))
-    clips, rejected = pp.load_clips(work), pp.load_rejected(work)
+    preprocessing.pipeline.preprocess(PreprocessConfig(root, work))
+    clips, rejected = preprocessing.store.load_clips(work), preprocessing.store.load_rejected(work)
     by_name = {clip.fname: clip for clip in clips.itertuples()}
     return work, by_name, dict(zip(rejected["fname"], rejected["reason"], strict=True))
 
@@ -232,7 +236,7 @@ def test_a_file(kind: Kind, prepared: tuple[Path, dict[str, Any], dict[str, str]
     clip = clips[name]
     assert set(clip.flags.split()) >= set(kind.flags.split())
     assert clip.flags.replace("resampled", "").strip() == kind.flags.replace("resampled", "").strip()
-    wave = np.fromfile(work / pp.WAVES, "<i2")[clip.offset : clip.offset + clip.length]
+    wave = np.fromfile(work / system.paths.WAVES, "<i2")[clip.offset : clip.offset + clip.length]
     assert len(wave) == clip.length >= 1
     assert kind.length in (None, clip.length)
 
@@ -252,18 +256,18 @@ def test_strict_fails_at_the_first_and_replaces_nothing(tmp_path: Path) -> None:
         for n in range(5):
             soundfile.write(root / label / f"{n}.wav", noise(base + n), RATE)
     config = PreprocessConfig(root, work, strict=True)
-    pp.preprocess(config)  # nothing odd about it
-    before = {path.name: path.read_bytes() for path in work.iterdir() if path.name != pp.WAVES}
+    preprocessing.pipeline.preprocess(config)  # nothing odd about it
+    before = {path.name: path.read_bytes() for path in work.iterdir() if path.name != system.paths.WAVES}
     soundfile.write(root / "yes" / "silent.wav", np.zeros(SAMPLES), RATE)
     with pytest.raises(UserError, match=r"^yes/silent.wav: silent \(0 files would be left out, 1 clips flagged"):
-        pp.preprocess(config)
+        preprocessing.pipeline.preprocess(config)
     (root / "no" / "bad.wav").write_bytes(b"")
     with pytest.raises(UserError, match=r"^no/bad.wav: unreadable.* \(1 files would be left out, 1 clips flagged"):
-        pp.preprocess(config)
+        preprocessing.pipeline.preprocess(config)
     assert before.items() <= {path.name: path.read_bytes() for path in work.iterdir()}.items()
     (root / "no" / "bad.wav").unlink()
     (root / "yes" / "silent.wav").unlink()
-    pp.preprocess(config)
+    preprocessing.pipeline.preprocess(config)
 
 
 # --------------------------------------------------------------------------------------------- kinds of manifests
@@ -318,8 +322,11 @@ def listed(tmp_path_factory: pytest.TempPathFactory) -> tuple[set[tuple[str, str
     manifest = folder / "data" / "all.csv"
     with manifest.open("w", encoding="utf-8-sig", newline="") as file:
         csv.writer(file).writerows([("Filename", "Label", "split"), *(row for row, *_ in ROWS)])
-    pp.preprocess(PreprocessConfig(manifest.parent, folder / "work", manifest=manifest))
-    clips, rejected = pp.load_clips(folder / "work"), pp.load_rejected(folder / "work")
+    preprocessing.pipeline.preprocess(PreprocessConfig(manifest.parent, folder / "work", manifest=manifest))
+    clips, rejected = (
+        preprocessing.store.load_clips(folder / "work"),
+        preprocessing.store.load_rejected(folder / "work"),
+    )
     return (
         set(zip(clips["fname"], clips["label"], strict=True)),
         set(zip(rejected["fname"], rejected["reason"], strict=True)),
@@ -356,7 +363,7 @@ def test_a_manifest_that_cannot_be_used(tmp_path: Path, text: str | bytes, messa
     manifest = tmp_path / "all.csv"
     manifest.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UserError, match=rf"all\.csv: .*{message}|the manifest has {message}"):
-        pp.preprocess(PreprocessConfig(tmp_path, tmp_path / "work", manifest=manifest))
+        preprocessing.pipeline.preprocess(PreprocessConfig(tmp_path, tmp_path / "work", manifest=manifest))
 
 
 @pytest.mark.parametrize(
@@ -375,9 +382,9 @@ def test_folds_of_a_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[str],
     rows = [f"clips/a {n}.wav\t{'xy'[n // 3]}\t{fold.strip('-')}" for n, fold in enumerate(given.split())]
     manifest = tmp_path / "all.tsv"
     manifest.write_text("\n".join(["file\tword\tfold", *rows]))
-    pp.preprocess(PreprocessConfig(tmp_path, tmp_path / "work", manifest=manifest))
-    assert pp.load_clips(tmp_path / "work")["fold"].tolist() == folds
-    assert pp.load_store(tmp_path / "work")["folds"] == len(set(folds))
+    preprocessing.pipeline.preprocess(PreprocessConfig(tmp_path, tmp_path / "work", manifest=manifest))
+    assert preprocessing.store.load_clips(tmp_path / "work")["fold"].tolist() == folds
+    assert preprocessing.store.load_store(tmp_path / "work")["folds"] == len(set(folds))
     assert ("of the manifest are 0 to" in capsys.readouterr().out) == (given[0] != "0")
 
 
@@ -391,7 +398,7 @@ def test_a_full_disk_is_one_line(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    assert pp.main(["-i", str(tmp_path / "data"), "-w", str(tmp_path / "work")]) == 2
+    assert preprocess.main(["-i", str(tmp_path / "data"), "-w", str(tmp_path / "work")]) == 2
     assert capsys.readouterr().err == (
         f"error: {tmp_path / 'work'} cannot be written (No space left on device): make room, or make it writable, and "
         "run this again; what is done is kept\n"

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from benchmarks import planted
-from preprocess import load_clips
+from preprocessing.store import load_clips
 
 
 def test_a_share_of_the_labels_becomes_another_class() -> None:

@@ -17,11 +17,18 @@ import soxr
 from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-import preprocess as pp
-from arg import NO_LIST, PreprocessConfig, UserError
+import preprocess
+import preprocessing.decode
+import preprocessing.folds
+import preprocessing.pipeline
+import preprocessing.store
+import preprocessing.workers
+import system.paths
+from arg import NO_LIST, PreprocessConfig
 from dataset import Store
 from preprocess import main
-from source import File
+from preprocessing.files import File
+from system.errors import UserError
 from tests.conftest import decode_folder
 
 RATE = 16_000
@@ -58,21 +65,21 @@ def fill_speakers(root: Path, speakers: int = 12, classes: str = "no yes up") ->
 
 
 def prepare(root: Path, work: Path, **options: Any) -> Any:
-    pp.preprocess(PreprocessConfig(root, work, **options))
-    return pp.load_clips(work)
+    preprocessing.pipeline.preprocess(PreprocessConfig(root, work, **options))
+    return preprocessing.store.load_clips(work)
 
 
 def in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Decode here, not in other processes: there, what a test changes would not count."""
-    monkeypatch.setattr(pp, "_isolated", lambda task, chunks, lost: map(task, chunks))
+    monkeypatch.setattr(preprocessing.decode, "isolated", lambda task, chunks, lost: map(task, chunks))
 
 
 def samples_of(work: Path, clip: Any) -> NDArray[np.int16]:
-    return np.fromfile(work / pp.WAVES, "<i2")[clip.offset : clip.offset + clip.length]
+    return np.fromfile(work / system.paths.WAVES, "<i2")[clip.offset : clip.offset + clip.length]
 
 
 def reasons(work: Path) -> dict[str, str]:
-    rejected = pp.load_rejected(work)
+    rejected = preprocessing.store.load_rejected(work)
     return dict(zip(rejected["fname"], rejected["reason"], strict=True))
 
 
@@ -103,7 +110,7 @@ def test_a_folder_a_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert clips["fold"].iloc[-1] == -1
     assert not clips["group"].any()
     assert np.array_equal(samples_of(work, clips.iloc[-1]), noise(901, 5000))
-    assert pp.load_store(work) == {
+    assert preprocessing.store.load_store(work) == {
         "format": 2,
         "root": str(root),
         "test_root": None,
@@ -152,7 +159,7 @@ def test_train_and_test_folders(tmp_path: Path, inner: str, noise_folder: str) -
     assert list(clips["fname"][clips["split"] == "noise"]) == [hum.relative_to(root).as_posix()]
     train = clips[clips["split"] == "train"]
     assert train["fname"].str.startswith(f"train/{inner}".rstrip("/") + "/").all()
-    store = pp.load_store(work)
+    store = preprocessing.store.load_store(work)
     assert store["test_root"] == str(root / "test" / inner)
     assert store["sample_submission"] == str(root / "sample_submission.csv")
 
@@ -184,7 +191,7 @@ def test_labels_are_text(tmp_path: Path) -> None:
         for n in range(2):
             write(root / label / f"{label}_nohash_{n}.wav", 10 * c + n)
     clips = prepare(root, work, folds=2)
-    assert sorted(set(clips["label"])) == pp.load_store(work)["classes"] == sorted(labels)
+    assert sorted(set(clips["label"])) == preprocessing.store.load_store(work)["classes"] == sorted(labels)
     assert list(clips["fname"].str.split("/").str[0]) == list(clips["label"]) == list(clips["group"])
 
 
@@ -250,7 +257,7 @@ def test_resampling_is_soxrs_also_in_blocks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: int, block: int
 ) -> None:
     in_one_process(monkeypatch)
-    monkeypatch.setattr(pp, "BLOCK_VALUES", block)
+    monkeypatch.setattr(preprocessing.decode, "BLOCK_VALUES", block)
     wave = noise(2, rate)
     expected = soxr.resample(wave.astype(np.float64) / 32768, rate, RATE, quality="HQ") * 32768
     decoded = decode(write(tmp_path / "a.wav", wave, rate), RATE, tmp_path)
@@ -267,16 +274,16 @@ def test_a_long_file_is_never_whole_in_memory(tmp_path: Path, monkeypatch: pytes
     write(root / "no" / "5 nan at its end.wav", np.append(long / 32768, np.nan), subtype="FLOAT")
     prepare(root, tmp_path / "whole")
     in_one_process(monkeypatch)
-    monkeypatch.setattr(pp, "BLOCK_VALUES", 1000)
-    monkeypatch.setattr(pp, "COPY_BYTES", 3000)
+    monkeypatch.setattr(preprocessing.decode, "BLOCK_VALUES", 1000)
+    monkeypatch.setattr(preprocessing.decode, "COPY_BYTES", 3000)
     clips = prepare(root, tmp_path / "file")
-    for name in (pp.CLIPS, pp.WAVES, pp.REJECTED):
+    for name in (system.paths.CLIPS, system.paths.WAVES, system.paths.REJECTED):
         assert (tmp_path / "file" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     clip = clips[clips["fname"] == "no/3 long.wav"].iloc[0]
     assert np.array_equal(samples_of(tmp_path / "file", clip), long)
     assert "long" in clip["flags"]
     assert set(reasons(tmp_path / "file")) == {"no/4 long and bad.flac", "no/5 nan at its end.wav"}
-    assert not (tmp_path / "file" / pp.SCRATCH).exists()
+    assert not (tmp_path / "file" / system.paths.SCRATCH).exists()
 
 
 @pytest.mark.parametrize("options", [{"format": "MP3"}, {"format": "OGG", "subtype": "OPUS"}, {"format": "FLAC"}])
@@ -286,7 +293,7 @@ def test_blocks_of_a_long_file_leave_no_seams(
     path = write(tmp_path / "a.wav", noise(3, 20_001), RATE, **options)
     whole = decode(path, RATE, tmp_path)
     in_one_process(monkeypatch)
-    monkeypatch.setattr(pp, "BLOCK_VALUES", 1000)
+    monkeypatch.setattr(preprocessing.decode, "BLOCK_VALUES", 1000)
     assert np.array_equal(decode(path, RATE, tmp_path / "again"), whole)
 
 
@@ -323,7 +330,7 @@ def test_what_cannot_be_used_is_listed_with_its_reason(tmp_path: Path, capsys: p
         "train/yes/zero.wav": "unreadable: Format not recognised",
     }
     out = capsys.readouterr().out
-    assert f"rejected: 7 files, see {work / pp.REJECTED}" in out
+    assert f"rejected: 7 files, see {work / system.paths.REJECTED}" in out
     assert "  2 unreadable (train)\n    train/yes/text.wav: unreadable: Format not recognised" in out
     assert "  1 unreadable (test)\n    cut.flac: unreadable" in out
     prepare(root, work)  # tries them again
@@ -333,11 +340,11 @@ def test_what_cannot_be_used_is_listed_with_its_reason(tmp_path: Path, capsys: p
 def test_many_processes_write_what_one_process_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = fill(tmp_path / "data", clips=20, suffix="flac")
     (root / "yes" / "bad.wav").touch()
-    monkeypatch.setattr(pp, "CHUNK_FILES", 3)
+    monkeypatch.setattr(preprocessing.decode, "CHUNK_FILES", 3)
     prepare(root, tmp_path / "many")
     in_one_process(monkeypatch)
     prepare(root, tmp_path / "one")
-    for name in (pp.CLIPS, pp.WAVES, pp.REJECTED, pp.STORE):
+    for name in (system.paths.CLIPS, system.paths.WAVES, system.paths.REJECTED, system.paths.STORE):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "many" / name).read_bytes()
 
 
@@ -359,17 +366,17 @@ def test_a_file_that_crashes_or_hangs_its_decoder_is_rejected_by_name(tmp_path: 
     path = str(write(tmp_path / "a.wav", 1))
     fatal = {40: Deadly(path), 41: Endless(path), 63: Deadly(path), 69: Deadly(path)}
     files = [File("train", f"{n}", 0, 0, "x", fatal.get(n, path)) for n in range(70)]
-    audios = pp._decode(files, RATE, tmp_path / pp.WAVES)
+    audios = preprocessing.decode.decode_files(files, RATE, tmp_path / system.paths.WAVES)
     assert {n: audio.reason for n, audio in enumerate(audios) if audio.reason} == {
         40: "unreadable: its decoder crashes (SIGSEGV)",
         41: "unreadable: its decoder hangs, no sound came in 30 s",
         63: "unreadable: its decoder crashes (SIGSEGV)",
         69: "unreadable: its decoder crashes (SIGSEGV)",
     }
-    waves = np.fromfile(tmp_path / pp.WAVES, "<i2").reshape(66, 1600)
+    waves = np.fromfile(tmp_path / system.paths.WAVES, "<i2").reshape(66, 1600)
     assert (waves == noise(1)).all()
     assert [audio.offset for audio in audios if not audio.reason] == list(range(0, 66 * 1600, 1600))
-    assert not (tmp_path / pp.SCRATCH).exists()
+    assert not (tmp_path / system.paths.SCRATCH).exists()
 
 
 def test_a_decoder_without_progress_is_ended(tmp_path: Path) -> None:
@@ -377,8 +384,8 @@ def test_a_decoder_without_progress_is_ended(tmp_path: Path) -> None:
     pipe, wave = tmp_path / "pipe.wav", write(tmp_path / "a.wav", 1)
     os.mkfifo(pipe)
     code = (
-        "import os, sys, pathlib, preprocess; os.path.isfile = lambda path: True; "
-        "preprocess._read_chunk(sys.argv[1:2], 8000, pathlib.Path(sys.argv[2]), patience=0.5)"
+        "import os, sys, pathlib, preprocessing.decode as decode; os.path.isfile = lambda path: True; "
+        "decode._read_chunk(sys.argv[1:2], 8000, pathlib.Path(sys.argv[2]), patience=0.5)"
     )
     for path, status in ((wave, 0), (pipe, -signal.SIGALRM)):
         command = [sys.executable, "-c", code, str(path), str(tmp_path)]
@@ -386,38 +393,38 @@ def test_a_decoder_without_progress_is_ended(tmp_path: Path) -> None:
 
 
 def test_processes_that_cannot_start_are_no_fault_of_the_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pp, "_work", Deadly("x"))
+    monkeypatch.setattr(preprocessing.workers, "decode_parts", Deadly("x"))
     with pytest.raises(UserError, match=r"a decoding process crashes \(SIGSEGV\) before it has begun: free memory"):
-        list(pp._isolated(len, [["a"], ["b"]], lambda path, reason: 0))
+        list(preprocessing.workers.isolated(len, [["a"], ["b"]], lambda path, reason: 0))
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell how much memory is used")
 def test_a_decoding_process_has_so_much_memory_and_no_more() -> None:
     def fill(size: int) -> Any:
-        return next(pp._isolated(eval, [f"len(bytearray({size}))"], lambda path, reason: 0))  # type: ignore[arg-type, list-item]
+        return next(preprocessing.workers.isolated(eval, [f"len(bytearray({size}))"], lambda path, reason: 0))  # type: ignore[arg-type, list-item]
 
-    assert fill(pp.SPARE_BYTES // 2) == pp.SPARE_BYTES // 2
+    assert fill(preprocessing.workers.SPARE_BYTES // 2) == preprocessing.workers.SPARE_BYTES // 2
     with pytest.raises(MemoryError):
-        fill(pp.SPARE_BYTES + (64 << 20))
+        fill(preprocessing.workers.SPARE_BYTES + (64 << 20))
 
 
 def test_what_a_task_raises_is_raised() -> None:
     with pytest.raises(TypeError, match="int"):
-        list(pp._isolated(int, [["a"]], lambda path, reason: 0))  # type: ignore[arg-type]
+        list(preprocessing.workers.isolated(int, [["a"]], lambda path, reason: 0))  # type: ignore[arg-type]
     with pytest.raises(FileNotFoundError):  # which is not taken for the death of the process
-        list(pp._isolated(os.scandir, ["/nowhere"], lambda path, reason: 0))  # type: ignore[arg-type, list-item]
+        list(preprocessing.workers.isolated(os.scandir, ["/nowhere"], lambda path, reason: 0))  # type: ignore[arg-type, list-item]
 
 
 def test_hours_in_a_few_bytes_do_not_fill_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     in_one_process(monkeypatch)
-    monkeypatch.setattr(pp, "LONGEST_HOURS", 0.01)
-    monkeypatch.setattr(pp, "BLOCK_VALUES", 1000)
+    monkeypatch.setattr(preprocessing.decode, "LONGEST_HOURS", 0.01)
+    monkeypatch.setattr(preprocessing.decode, "BLOCK_VALUES", 1000)
     write(tmp_path / "data" / "a.flac", np.zeros(36 * RATE, np.int16))
     write(tmp_path / "data" / "b.flac", np.zeros(36 * RATE + 1, np.int16))
     clips, rejected = decode_folder(tmp_path / "data", RATE, tmp_path / "into")
     assert clips["fname"].tolist() == ["a.flac"]
     assert rejected.to_numpy().tolist() == [["b.flac", "longer than 0.01 h: cut it into clips"]]
-    assert (tmp_path / "into" / pp.WAVES).stat().st_size == 2 * 36 * RATE
+    assert (tmp_path / "into" / system.paths.WAVES).stat().st_size == 2 * 36 * RATE
 
 
 def test_decode_folder(tmp_path: Path) -> None:
@@ -445,15 +452,15 @@ def test_the_sample_rate_is_the_clips_most_common_one(tmp_path: Path) -> None:
     for n in range(7):
         write(root / "yes" / f"slow{n}.wav", n + 500, 8000)
     clips = prepare(root, tmp_path / "work")
-    assert pp.load_store(tmp_path / "work")["sample_rate"] == RATE
+    assert preprocessing.store.load_store(tmp_path / "work")["sample_rate"] == RATE
     assert clips["sample_rate"].value_counts().to_dict() == {RATE: 12, 8000: 7}
     assert set(clips["length"][clips["sample_rate"] == 8000]) == {3200}
 
     # A sample of the headers decides only where it is clear: here every third file misleads.
     paths = [str(root / "yes" / ("slow0.wav" if n % 3 == 0 else "0.wav")) for n in range(3000)]
-    assert pp._common_rate(paths) == 8000  # all of the sample, which is what makes it cheap
+    assert preprocessing.decode.common_rate(paths) == 8000  # all of the sample, which is what makes it cheap
     paths = [str(root / "yes" / ("slow0.wav" if n % 6 == 0 else "0.wav")) for n in range(3000)]
-    assert pp._common_rate(paths) == RATE  # half of the sample: all headers are read
+    assert preprocessing.decode.common_rate(paths) == RATE  # half of the sample: all headers are read
 
 
 @pytest.mark.parametrize(
@@ -471,7 +478,7 @@ def test_the_sample_rate_is_the_clips_most_common_one(tmp_path: Path) -> None:
 def test_the_window(seconds: list[float], clip_seconds: float | None, window: float) -> None:
     for rate in (8000, 16_000, 44_100, 48_000):
         lengths = np.array([round(s * rate) for s in seconds])
-        assert pp._window(lengths, rate, clip_seconds) == round(window * rate)
+        assert preprocessing.pipeline._window(lengths, rate, clip_seconds) == round(window * rate)
 
 
 # ------------------------------------------------------------------------------------------- duplicates and folds
@@ -503,10 +510,10 @@ def test_duplicates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "3 same audio (train)" in out
 
     # They are known from now on: nothing is decoded or appended again.
-    size = (work / pp.WAVES).stat().st_size
+    size = (work / system.paths.WAVES).stat().st_size
     prepare(root, work)
     assert "nothing has changed" in capsys.readouterr().out
-    assert (work / pp.WAVES).stat().st_size == size
+    assert (work / system.paths.WAVES).stat().st_size == size
 
 
 def test_near_duplicates_stay_in_one_fold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -573,15 +580,14 @@ def test_near_duplicates_that_leave_nothing_to_hold_out(tmp_path: Path, capsys: 
 
 
 def test_an_unchanged_data_set_is_not_searched_for_duplicates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import audit
 
     root, work = fill(tmp_path / "data"), tmp_path / "work"
     (root / "yes" / "bad.wav").touch()  # tried again each time
     clips = prepare(root, work)
-    monkeypatch.setattr(audit, "near_duplicates", None)
-    monkeypatch.setattr(audit, "draw_audit", None)
+    monkeypatch.setattr(preprocessing.duplicates, "near_duplicates", None)
+    monkeypatch.setattr(preprocessing.audit, "draw_audit", None)
     assert prepare(root, work).equals(clips)
-    (work / pp.PICTURE).unlink()
+    (work / system.paths.PICTURE).unlink()
     with pytest.raises(TypeError):
         prepare(root, work)
     write(root / "yes" / "new.wav", 777)
@@ -594,7 +600,7 @@ def test_too_few_groups_make_fewer_folds(tmp_path: Path, capsys: pytest.CaptureF
         write(tmp_path / "data" / name, n)
     clips = prepare(tmp_path / "data", tmp_path / "work", folds=3)
     assert sorted(clips.groupby("group")["fold"].first()) == [0, 1]
-    assert pp.load_store(tmp_path / "work")["folds"] == 2
+    assert preprocessing.store.load_store(tmp_path / "work")["folds"] == 2
     assert "2 folds, not 3: there are no more groups to hold out" in capsys.readouterr().out
     prepare(tmp_path / "data", tmp_path / "work", folds=3)
     assert "nothing has changed" in capsys.readouterr().out
@@ -649,19 +655,19 @@ def test_folds_are_scikit_learns_and_keep_speakers_together(tmp_path: Path) -> N
     splitter = StratifiedGroupKFold(3, shuffle=True, random_state=7)
     assert clips["fold"].tolist() == sklearn_folds(splitter, clips)
     assert clips[clips["group"] != ""].groupby("group")["fold"].nunique().max() == 1
-    assert pp.load_store(tmp_path / "work")["grouped"] is True
+    assert preprocessing.store.load_store(tmp_path / "work")["grouped"] is True
 
     clips = prepare(root, tmp_path / "work", folds=3, seed=7, group="none")
     assert not clips["group"].any()
     assert clips["fold"].tolist() == sklearn_folds(StratifiedKFold(3, shuffle=True, random_state=7), clips)
-    assert pp.load_store(tmp_path / "work")["grouped"] is False
+    assert preprocessing.store.load_store(tmp_path / "work")["grouped"] is False
 
 
 def test_the_same_seed_gives_the_same_table_in_another_folder(tmp_path: Path) -> None:
     root = fill_speakers(tmp_path / "data")
     for work, seed in (("a", 3), ("b", 3), ("c", 4)):
         prepare(root, tmp_path / work, seed=seed)
-    a, b, c = ((tmp_path / work / pp.CLIPS).read_bytes() for work in "abc")
+    a, b, c = ((tmp_path / work / system.paths.CLIPS).read_bytes() for work in "abc")
     assert a == b != c
 
 
@@ -715,15 +721,15 @@ def test_assigning_folds_keeps_what_it_promises_on_random_tables() -> None:
         unit = components(clips)
         if unit.nunique() < folds:
             continue
-        assert clips.groupby(pp._units(clips)).ngroup().nunique() == unit.nunique()
-        fold = pp.assign_folds(clips, folds, 0, {})
+        assert clips.groupby(preprocessing.folds.units_of(clips)).ngroup().nunique() == unit.nunique()
+        fold = preprocessing.folds.assign_folds(clips, folds, 0, {})
         assert set(fold) == set(range(folds))
         assert pd.Series(fold).groupby(unit).nunique().max() == 1
         # Forget the folds of some clips: the others keep theirs, and no group is torn apart.
         known = {name: int(f) for name, f in zip(clips["fname"], fold, strict=True) if rng.random() < 0.8}
         if set(known.values()) != set(range(folds)):
             continue
-        again = pp.assign_folds(clips, folds, 99, known)
+        again = preprocessing.folds.assign_folds(clips, folds, 99, known)
         assert all(again[i] == known[name] for i, name in enumerate(clips["fname"]) if name in known)
         assert pd.Series(again).groupby(unit).nunique().max() == 1
 
@@ -735,7 +741,7 @@ def test_new_clips_go_where_their_class_is_rarest() -> None:
     clips = pd.DataFrame({"fname": names, "label": ["a"] * 3 + ["b"] * 6, "group": "", "cluster": ""})
     known = {"00": 0, "01": 1, "03": 0, "04": 0, "05": 1, "06": 2}
     # "02", the third a, goes to the fold without one; the new b's fill folds 1 and 2 up to the two of fold 0.
-    assert pp.assign_folds(clips, 3, 0, known).tolist() == [0, 1, 2, 0, 0, 1, 2, 1, 2]
+    assert preprocessing.folds.assign_folds(clips, 3, 0, known).tolist() == [0, 1, 2, 0, 0, 1, 2, 1, 2]
 
 
 # --------------------------------------------------------------------------------------------------- later runs
@@ -747,7 +753,7 @@ def test_a_later_run_decodes_what_is_new_and_keeps_the_folds(
     root, work = fill_speakers(tmp_path / "data"), tmp_path / "work"
     before = prepare(root, work)
     assert f"{len(before)} new or changed of {len(before)} files decoded" in capsys.readouterr().out
-    waves = (work / pp.WAVES).read_bytes()
+    waves = (work / system.paths.WAVES).read_bytes()
 
     write(root / "yes" / "0003_nohash_9.wav", 1)  # a new clip of a known speaker
     write(root / "yes" / "ffff_nohash_0.wav", 2)  # a new speaker
@@ -756,8 +762,8 @@ def test_a_later_run_decodes_what_is_new_and_keeps_the_folds(
     (root / gone).unlink()
     after = prepare(root, work)
     assert f"3 new or changed of {len(before) + 1} files decoded" in capsys.readouterr().out
-    assert (work / pp.WAVES).read_bytes()[: len(waves)] == waves
-    assert (work / pp.WAVES).stat().st_size == len(waves) + 2 * (1600 + 1600 + 2000)
+    assert (work / system.paths.WAVES).read_bytes()[: len(waves)] == waves
+    assert (work / system.paths.WAVES).stat().st_size == len(waves) + 2 * (1600 + 1600 + 2000)
     assert set(after["fname"]) - set(before["fname"]) == {"yes/0003_nohash_9.wav", "yes/ffff_nohash_0.wav"}
     assert set(before["fname"]) - set(after["fname"]) == {gone}
     old, new = fold_of(before), fold_of(after)
@@ -766,11 +772,11 @@ def test_a_later_run_decodes_what_is_new_and_keeps_the_folds(
     for clip in after.itertuples():
         assert np.array_equal(samples_of(work, clip), soundfile.read(root / clip.fname, dtype="int16")[0])
 
-    table = (work / pp.CLIPS).read_bytes()
-    stamp = (work / pp.CLIPS).stat().st_mtime_ns
+    table = (work / system.paths.CLIPS).read_bytes()
+    stamp = (work / system.paths.CLIPS).stat().st_mtime_ns
     prepare(root, work)
     assert "nothing has changed" in capsys.readouterr().out
-    assert ((work / pp.CLIPS).read_bytes(), (work / pp.CLIPS).stat().st_mtime_ns) == (table, stamp)
+    assert ((work / system.paths.CLIPS).read_bytes(), (work / system.paths.CLIPS).stat().st_mtime_ns) == (table, stamp)
 
     fresh = prepare(root, work, seed=1)  # another seed: a new assignment, and nothing decoded
     assert "0 new or changed" in capsys.readouterr().out
@@ -793,7 +799,7 @@ def test_a_folder_of_noise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     out = capsys.readouterr().out
     assert "4 new or changed of 17 files decoded" in out
     assert "12 clips of 2 classes to train on, 0 test clips (0 labelled), 4 noise recordings" in out
-    clips = pp.load_clips(work)
+    clips = preprocessing.store.load_clips(work)
     assert list(clips["fname"][12:]) == [*(str(street / n) for n in ("copy.wav", "hum.flac", "night/hum.wav")),
                                          "_background_noise_/hum.wav"]  # fmt: skip
     assert set(clips["split"][12:]) == {"noise"}
@@ -808,16 +814,16 @@ def test_a_folder_of_noise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     write(slow, noise(903, 4000), 8000)  # changed, removed, and mended by now
     long.unlink()
     write(bad, 904)
-    pp.preprocess(PreprocessConfig(None, work, relabel=NO_LIST))  # the folder is on record
+    preprocessing.pipeline.preprocess(PreprocessConfig(None, work, relabel=NO_LIST))  # the folder is on record
     assert "2 new or changed of 16 files decoded" in capsys.readouterr().out
-    assert list(pp.load_clips(work)["length"][12:]) == [1600, 1600, 8000, 1600]
+    assert list(preprocessing.store.load_clips(work)["length"][12:]) == [1600, 1600, 8000, 1600]
     assert not reasons(work)
     main(["--noise", str(street), "-w", str(work)])
     assert "nothing has changed" in capsys.readouterr().out
 
     street.rename(tmp_path / "moved")
     with pytest.raises(UserError, match=r"--noise .*street: no such folder"):
-        pp.preprocess(PreprocessConfig(None, work, relabel=NO_LIST))
+        preprocessing.pipeline.preprocess(PreprocessConfig(None, work, relabel=NO_LIST))
     assert prepare(root, work, folds=3).equals(before)  # -i alone: as it was
     assert main(["--noise", str(tmp_path / "moved"), "-w", str(work), "--seed", "1"]) == 2
     assert "--seed: give -i too; --noise alone keeps the options of the last run" in capsys.readouterr().err
@@ -832,7 +838,7 @@ def test_the_sample_rate_stays_until_it_is_set(tmp_path: Path, capsys: pytest.Ca
     assert "12 new or changed" in capsys.readouterr().out
     assert np.array_equal(samples_of(work, clips.iloc[0]), noise(0))
     assert fold_of(clips) == folds
-    assert pp.load_store(work)["clip_samples"] == 8000
+    assert preprocessing.store.load_store(work)["clip_samples"] == 8000
 
 
 def test_a_damaged_or_foreign_store_is_made_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -841,9 +847,9 @@ def test_a_damaged_or_foreign_store_is_made_anew(tmp_path: Path, capsys: pytest.
 
     def damage(name: str, content: bytes, culprit: str) -> None:
         (work / name).write_bytes(content)
-        if name in (pp.STORE, pp.CLIPS):
+        if name in (system.paths.STORE, system.paths.CLIPS):
             with pytest.raises(UserError, match=r"(?s)\.(json|csv) .*run python preprocess.py -i DATASET -w"):
-                pp.load_store(work), pp.load_clips(work)
+                preprocessing.store.load_store(work), preprocessing.store.load_clips(work)
         capsys.readouterr()
         again = prepare(root, work)
         out = capsys.readouterr().out
@@ -852,19 +858,19 @@ def test_a_damaged_or_foreign_store_is_made_anew(tmp_path: Path, capsys: pytest.
         assert fold_of(again) == fold_of(clips)
         assert np.array_equal(samples_of(work, again.iloc[7]), noise(101))
 
-    damage(pp.WAVES, (work / pp.WAVES).read_bytes()[:-1], "shorter")
-    damage(pp.STORE, b"{", "cannot be read")
-    damage(pp.STORE, b"[]", "not a JSON object")
-    damage(pp.STORE, json.dumps({"format": 1}).encode(), "format 1")
-    damage(pp.CLIPS, b"fname,label\na,b\n", "columns")
-    damage(pp.CLIPS, b"", "cannot be read")
+    damage(system.paths.WAVES, (work / system.paths.WAVES).read_bytes()[:-1], "shorter")
+    damage(system.paths.STORE, b"{", "cannot be read")
+    damage(system.paths.STORE, b"[]", "not a JSON object")
+    damage(system.paths.STORE, json.dumps({"format": 1}).encode(), "format 1")
+    damage(system.paths.CLIPS, b"fname,label\na,b\n", "columns")
+    damage(system.paths.CLIPS, b"", "cannot be read")
 
     shutil.copytree(root, tmp_path / "moved")  # same names and sizes, but nothing says that it is the same audio
     prepare(tmp_path / "moved", work)
     assert f"held {root}" in capsys.readouterr().out
 
     empty = tmp_path / "empty"
-    for load in (pp.load_store, pp.load_clips, pp.load_rejected):
+    for load in (preprocessing.store.load_store, preprocessing.store.load_clips, preprocessing.store.load_rejected):
         with pytest.raises(UserError, match="is missing: run python preprocess"):
             load(empty)
 
@@ -872,14 +878,14 @@ def test_a_damaged_or_foreign_store_is_made_anew(tmp_path: Path, capsys: pytest.
 def test_what_a_killed_run_left_behind_does_no_harm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root, work = fill(tmp_path / "data"), tmp_path / "work"
     work.mkdir()
-    (work / pp.WAVES).write_bytes(bytes(100_001))  # half a sample at its end
+    (work / system.paths.WAVES).write_bytes(bytes(100_001))  # half a sample at its end
     clips = prepare(root, work)
     assert clips["offset"][0] == 50_001
     assert np.array_equal(samples_of(work, clips.iloc[0]), noise(0))
-    assert f"delete {work / pp.WAVES} and run this again" in capsys.readouterr().out
-    (work / pp.WAVES).unlink()
+    assert f"delete {work / system.paths.WAVES} and run this again" in capsys.readouterr().out
+    (work / system.paths.WAVES).unlink()
     assert fold_of(prepare(root, work)) == fold_of(clips)
-    assert (work / pp.WAVES).stat().st_size == 12 * 3200
+    assert (work / system.paths.WAVES).stat().st_size == 12 * 3200
 
 
 def test_a_killed_run_goes_on_where_it_was(
@@ -887,8 +893,8 @@ def test_a_killed_run_goes_on_where_it_was(
 ) -> None:
     root, work = fill(tmp_path / "data"), tmp_path / "work"
     in_one_process(monkeypatch)
-    monkeypatch.setattr(pp, "CHUNK_FILES", 2)
-    read_chunk = pp._read_chunk
+    monkeypatch.setattr(preprocessing.decode, "CHUNK_FILES", 2)
+    read_chunk = preprocessing.decode._read_chunk
     read: list[str] = []
 
     def dying(paths: list[str], **options: Any) -> Any:
@@ -897,20 +903,22 @@ def test_a_killed_run_goes_on_where_it_was(
             raise KeyboardInterrupt
         return read_chunk(paths, **options)
 
-    monkeypatch.setattr(pp, "_read_chunk", dying)
+    monkeypatch.setattr(preprocessing.decode, "_read_chunk", dying)
     with pytest.raises(KeyboardInterrupt):
         prepare(root, work)
     assert len(read) == 10  # the last chunk of two was not finished
-    (work / pp.WAVES).write_bytes((work / pp.WAVES).read_bytes()[:-100] + bytes(101))  # one clip has not come to disk
-    with (work / pp.JOURNAL).open("a") as journal:
+    (work / system.paths.WAVES).write_bytes(
+        (work / system.paths.WAVES).read_bytes()[:-100] + bytes(101)
+    )  # one clip has not come to disk
+    with (work / system.paths.JOURNAL).open("a") as journal:
         journal.write('\n[[["train", "yes/9')  # cut off
     write(root / "no" / "1.wav", 50)  # changed since
-    monkeypatch.setattr(pp, "_read_chunk", read_chunk)
+    monkeypatch.setattr(preprocessing.decode, "_read_chunk", read_chunk)
     clips = prepare(root, work)
     assert "6 new or changed of 12 files decoded" in capsys.readouterr().out
     for clip in clips.itertuples():
         assert np.array_equal(samples_of(work, clip), soundfile.read(root / clip.fname, dtype="int16")[0])
-    assert not (work / pp.JOURNAL).exists()
+    assert not (work / system.paths.JOURNAL).exists()
     prepare(root, work)
     assert "nothing has changed" in capsys.readouterr().out
 
@@ -919,11 +927,13 @@ def test_what_a_killed_process_has_decoded_is_used(tmp_path: Path, capsys: pytes
     root, work = fill(tmp_path / "data", clips=100), tmp_path / "work"
     command = [sys.executable, str(REPOSITORY / "preprocess.py"), "-i", str(root), "-w", str(work)]
     run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while run.poll() is None and not ((journal := work / pp.JOURNAL).exists() and journal.stat().st_size > 1000):
+    while run.poll() is None and not (
+        (journal := work / system.paths.JOURNAL).exists() and journal.stat().st_size > 1000
+    ):
         time.sleep(0.001)
     run.kill()
     run.wait()
-    resumed = (work / pp.JOURNAL).exists()  # else it was faster than this test
+    resumed = (work / system.paths.JOURNAL).exists()  # else it was faster than this test
     assert len(prepare(root, work)) == 200
     new = int(capsys.readouterr().out.partition(" new or changed")[0].rpartition("\n")[2] or 0)
     assert new < 200 or not resumed
@@ -936,7 +946,7 @@ def test_two_runs_at_once(tmp_path: Path) -> None:
     outputs = [run.communicate(timeout=60)[0] for run in runs]
     assert [run.returncode for run in runs] == [0, 0]
     assert sorted("nothing has changed" in output for output in outputs) == [False, True]
-    assert (work / pp.WAVES).stat().st_size == 12 * 3200
+    assert (work / system.paths.WAVES).stat().st_size == 12 * 3200
 
 
 def test_a_script_without_a_main_guard(tmp_path: Path) -> None:
@@ -947,13 +957,13 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {str(REPOSITORY)!r})
 from arg import PreprocessConfig
-from preprocess import preprocess
+from preprocessing.pipeline import preprocess
 print("once")
 preprocess(PreprocessConfig(Path({str(root)!r}), Path({str(work)!r})))
 """)
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.count("once") == 1
-    assert len(pp.load_clips(work)) == 12
+    assert len(preprocessing.store.load_clips(work)) == 12
 
 
 # -------------------------------------------------------------------------------------------------------- errors
@@ -984,7 +994,7 @@ def test_errors_name_the_culprit(tmp_path: Path, files: list[str], folds: int, m
 
 def test_main(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     missing = tmp_path / "missing"
-    assert pp.main(["-i", str(missing), "-w", str(tmp_path / "work")]) == 2
+    assert preprocess.main(["-i", str(missing), "-w", str(tmp_path / "work")]) == 2
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 1
     assert captured.err.startswith(f"error: {missing}: no such folder; give a folder that holds a folder a class")
@@ -992,10 +1002,10 @@ def test_main(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
     root = fill(tmp_path / "data")
     (tmp_path / "file").touch()
-    assert pp.main(["-i", str(root), "-w", str(tmp_path / "file")]) == 2  # the work folder is a file
+    assert preprocess.main(["-i", str(root), "-w", str(tmp_path / "file")]) == 2  # the work folder is a file
     assert capsys.readouterr().err.count("\n") == 1
-    assert pp.main(["-i", str(root), "-w", str(tmp_path / "work"), "-k", "3"]) == 0
-    assert set(pp.load_clips(tmp_path / "work")["fold"]) == {0, 1, 2}
+    assert preprocess.main(["-i", str(root), "-w", str(tmp_path / "work"), "-k", "3"]) == 0
+    assert set(preprocessing.store.load_clips(tmp_path / "work")["fold"]) == {0, 1, 2}
 
 
 def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
@@ -1010,13 +1020,13 @@ def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
 def test_real_clips(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = SHARED_DATA / "gsc30_sample"
     clips = prepare(root, tmp_path)
-    store = pp.load_store(tmp_path)
+    store = preprocessing.store.load_store(tmp_path)
     assert store["counts"] == {"train": 300, "test": 0, "noise": 2}
     assert len(store["classes"]) == 30
     assert (store["sample_rate"], store["clip_samples"], store["grouped"]) == (RATE, RATE, True)
     train = clips[clips["split"] == "train"]
     assert train.groupby("group")["fold"].nunique().max() == 1
-    waves = np.fromfile(tmp_path / pp.WAVES, "<i2")
+    waves = np.fromfile(tmp_path / system.paths.WAVES, "<i2")
     assert len(waves) == clips["length"].sum()  # each clip once
     for clip in clips.iloc[::25].itertuples():
         expected = soundfile.read(root / clip.fname, dtype="int16")[0]

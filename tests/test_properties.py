@@ -21,13 +21,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-import audit
 import dataset
-import preprocess as pp
+import preprocessing.audit
+import preprocessing.folds
+import preprocessing.pipeline
+import preprocessing.store
+import system.paths
 import transform
 import util
 from arg import PreprocessConfig
-from source import printable
+from preprocessing.files import printable
 
 settings.register_profile(
     "fixed",
@@ -85,18 +88,18 @@ def linked(clips: pd.DataFrame) -> list[set[int]]:
 def test_folds_cover_every_clip_once_and_tear_no_group(clips: pd.DataFrame, folds: int, seed: int) -> None:
     units = linked(clips)
     assume(len(units) >= folds)
-    fold = pp.assign_folds(clips, folds, seed, {})
+    fold = preprocessing.folds.assign_folds(clips, folds, seed, {})
     assert fold.shape == (len(clips),)  # one fold each: disjoint, and all are covered
     assert set(fold) == set(range(folds))
     assert all(len({int(fold[row]) for row in unit}) == 1 for unit in units)
-    assert np.array_equal(fold, pp.assign_folds(clips, folds, seed, {}))
+    assert np.array_equal(fold, preprocessing.folds.assign_folds(clips, folds, seed, {}))
 
 
 @given(clip_tables(grouped=False, clusters=False), st.integers(2, 5), st.integers(0, 2**32))
 def test_without_groups_each_class_is_split_as_evenly_as_it_can_be(clips: pd.DataFrame, folds: int, seed: int) -> None:
     """The bound: one clip of a class between its largest and its smallest fold."""
     assume(len(clips) >= folds)
-    fold = pp.assign_folds(clips, folds, seed, {})
+    fold = preprocessing.folds.assign_folds(clips, folds, seed, {})
     for label in set(clips["label"]):
         count = np.bincount(fold[clips["label"] == label], minlength=folds)
         assert count.max() - count.min() <= 1, (label, count)
@@ -122,7 +125,7 @@ def test_with_groups_classes_are_split_more_evenly_than_by_chance(clips: pd.Data
         for unit in units:
             fold[list(unit)] = rng.integers(folds)
         chance.append(unevenness(fold, label))
-    fold = pp.assign_folds(clips, folds, seed, {})
+    fold = preprocessing.folds.assign_folds(clips, folds, seed, {})
     assert unevenness(fold, label) <= np.mean(chance)
 
 
@@ -132,8 +135,8 @@ def test_known_folds_are_kept_when_clips_are_added(clips: pd.DataFrame, folds: i
     before = clips[old].reset_index(drop=True)
     assume(len(before) > 1)
     assume(len(linked(before)) >= folds)
-    known = dict(zip(before["fname"], pp.assign_folds(before, folds, 0, {}).tolist(), strict=True))
-    after = dict(zip(clips["fname"], pp.assign_folds(clips, folds, 1, known).tolist(), strict=True))
+    known = dict(zip(before["fname"], preprocessing.folds.assign_folds(before, folds, 0, {}).tolist(), strict=True))
+    after = dict(zip(clips["fname"], preprocessing.folds.assign_folds(clips, folds, 1, known).tolist(), strict=True))
     assert known.items() <= after.items()
     assert all(len({after[clips["fname"][row]] for row in unit}) == 1 for unit in linked(clips))
 
@@ -209,18 +212,24 @@ def test_views_keep_the_shape_and_see_each_clip_alone(batch: int, length: int, r
                 max_size=6))  # fmt: skip
 @example([("=1+1.wav", "@label", "-group", 0, -1.5), ('a "b", c.wav', "NA", "", 1, -100.0)])
 def test_a_table_is_read_as_it_was_written(rows: list[tuple[str, str, str, int, float]]) -> None:
-    columns = {name: [0] * len(rows) for name in pp.CLIP_COLUMNS}
-    table = pd.DataFrame(columns).astype(dict.fromkeys(pp.TEXT_COLUMNS & set(pp.CLIP_COLUMNS), "str"))
-    table = table.astype(dict.fromkeys(pp.FLOAT_COLUMNS, "float64"))
+    columns = {name: [0] * len(rows) for name in preprocessing.store.CLIP_COLUMNS}
+    table = pd.DataFrame(columns).astype(
+        dict.fromkeys(preprocessing.store.TEXT_COLUMNS & set(preprocessing.store.CLIP_COLUMNS), "str")
+    )
+    table = table.astype(dict.fromkeys(preprocessing.store.FLOAT_COLUMNS, "float64"))
     for column, name in enumerate(("fname", "label", "group", "fold", "peak_db")):
         table[name] = [row[column] for row in rows]
-    rejected = pd.DataFrame({name: table.get(name, table["fname"]) for name in pp.REJECTED_COLUMNS})
+    rejected = pd.DataFrame({name: table.get(name, table["fname"]) for name in preprocessing.store.REJECTED_COLUMNS})
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        assert pp._save(work, {"format": pp.STORE_FORMAT, "classes": [row[1] for row in rows]}, table, rejected, {})
-        assert not pp._save(work, json.loads((work / pp.STORE).read_text("utf-8")), table, rejected, {})
-        again = pp.load_clips(work)
-        assert pp.load_store(work)["classes"] == [row[1] for row in rows]
+        assert preprocessing.store.save_store(
+            work, {"format": preprocessing.store.STORE_FORMAT, "classes": [row[1] for row in rows]}, table, rejected, {}
+        )
+        assert not preprocessing.store.save_store(
+            work, json.loads((work / system.paths.STORE).read_text("utf-8")), table, rejected, {}
+        )
+        again = preprocessing.store.load_clips(work)
+        assert preprocessing.store.load_store(work)["classes"] == [row[1] for row in rows]
     for column, name in enumerate(("fname", "label", "group", "fold", "peak_db")):
         assert again[name].tolist() == [row[column] for row in rows]
 
@@ -242,7 +251,7 @@ NAME = st.one_of(TEXT, AWKWARD).map(
 def test_samples_come_back_from_the_store_bit_for_bit(
     monkeypatch: pytest.MonkeyPatch, rows: list[tuple[str, str, int, int]], label: str
 ) -> None:
-    monkeypatch.setattr(audit, "draw_audit", lambda *_: None)  # a second each
+    monkeypatch.setattr(preprocessing.audit, "draw_audit", lambda *_: None)  # a second each
     with tempfile.TemporaryDirectory() as folder:
         root, written = Path(folder).resolve() / "data", dict[str, NDArray[np.int16]]()
         for number, (kind, name, length, seed) in enumerate([*rows, ("a", "", 900, 1), ("b", "", 900, 2)]):
@@ -252,7 +261,7 @@ def test_samples_come_back_from_the_store_bit_for_bit(
             (root / fname).parent.mkdir(parents=True, exist_ok=True)
             soundfile.write(root / fname, wave, 8000, subtype="PCM_16")
             written[fname] = wave
-        pp.preprocess(PreprocessConfig(root, root.parent / "work", folds=2, group="none"))
+        preprocessing.pipeline.preprocess(PreprocessConfig(root, root.parent / "work", folds=2, group="none"))
         clips = dataset.Store.open(root.parent / "work").clips("train")
         read = {
             name: np.array(clips.waves[start : start + length])

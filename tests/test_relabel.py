@@ -10,10 +10,16 @@ import numpy as np
 import pytest
 import soundfile
 
-import preprocess as pp
-from arg import NO_LIST, PreprocessConfig, UserError, parse_preprocess
+import preprocess
+import preprocessing.pipeline
+import preprocessing.store
+import preprocessing.workers
+import system.paths
+from arg import NO_LIST, PreprocessConfig, parse_preprocess
 from dataset import Store
-from relabel import RECORD, read_record, shielded, unshielded
+from preprocessing.decisions import read_record, shielded, unshielded
+from system.errors import UserError
+from system.paths import RECORD
 from tests.conftest import one_error_line
 
 RATE = 8000
@@ -28,8 +34,8 @@ def write(path: Path, seed: int) -> None:
 
 @pytest.fixture(autouse=True)
 def _in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pp, "_isolated", lambda task, chunks, lost: map(task, chunks))
-    monkeypatch.setattr("audit.draw_audit", lambda clips, classes, sample_rate, path: path.touch())
+    monkeypatch.setattr(preprocessing.decode, "isolated", lambda task, chunks, lost: map(task, chunks))
+    monkeypatch.setattr("preprocessing.audit.draw_audit", lambda clips, classes, sample_rate, path: path.touch())
 
 
 @pytest.fixture
@@ -46,30 +52,33 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def work(root: Path, tmp_path: Path) -> Path:
-    pp.preprocess(PreprocessConfig(root, tmp_path / "work", folds=2))
+    preprocessing.pipeline.preprocess(PreprocessConfig(root, tmp_path / "work", folds=2))
     return tmp_path / "work"
 
 
 def relabel(work: Path, *rows: str, header: str = HEADER) -> None:
     path = work.parent / "suspects.csv"
     path.write_text("\n".join([header, *rows]) + "\n")
-    pp.preprocess(PreprocessConfig(None, work, relabel=path))
+    preprocessing.pipeline.preprocess(PreprocessConfig(None, work, relabel=path))
 
 
 def labels(work: Path) -> dict[str, str]:
-    return dict(pp.load_clips(work)[["fname", "label"]].to_numpy())
+    return dict(preprocessing.store.load_clips(work)[["fname", "label"]].to_numpy())
 
 
 def folds(work: Path) -> dict[str, int]:
-    return dict(pp.load_clips(work)[["fname", "fold"]].to_numpy())
+    return dict(preprocessing.store.load_clips(work)[["fname", "fold"]].to_numpy())
 
 
 def reasons(work: Path) -> dict[str, str]:
-    return dict(pp.load_rejected(work)[["fname", "reason"]].to_numpy())
+    return dict(preprocessing.store.load_rejected(work)[["fname", "reason"]].to_numpy())
 
 
 def bytes_of(work: Path) -> dict[str, bytes]:
-    return {name: (work / name).read_bytes() for name in (pp.CLIPS, pp.REJECTED, pp.STORE, RECORD)}
+    return {
+        name: (work / name).read_bytes()
+        for name in (system.paths.CLIPS, system.paths.REJECTED, system.paths.STORE, RECORD)
+    }
 
 
 # ---------------------------------------------------------------------------------------------- what is decided
@@ -112,16 +121,16 @@ def test_twice_or_later_changes_nothing(root: Path, work: Path) -> None:
     once = bytes_of(work)
     relabel(work, *rows)
     assert bytes_of(work) == once
-    pp.preprocess(PreprocessConfig(root, work, folds=2))
+    preprocessing.pipeline.preprocess(PreprocessConfig(root, work, folds=2))
     assert bytes_of(work) == once
-    (work / pp.CLIPS).write_text("damaged")
-    pp.preprocess(PreprocessConfig(root, work, folds=2))
+    (work / system.paths.CLIPS).write_text("damaged")
+    preprocessing.pipeline.preprocess(PreprocessConfig(root, work, folds=2))
     assert labels(work)["no/s1_nohash_0.wav"] == "yes"
     assert "no/s2_nohash_0.wav" not in labels(work)
 
 
 def test_every_decision_can_be_taken_back(root: Path, work: Path) -> None:
-    before, size = bytes_of_store(work), (work / pp.WAVES).stat().st_size
+    before, size = bytes_of_store(work), (work / system.paths.WAVES).stat().st_size
     decided = "no/s1_nohash_0.wav,no,yes,relabel", *(f"yes/s3_nohash_{take}.wav,yes,no,drop" for take in range(2))
     relabel(work, *decided, *(f"no/s3_nohash_{take}.wav,no,,drop" for take in range(2)))  # all that s3 says
     relabel(work, *(row.rsplit(",", 1)[0] + ",keep" for row in decided), "no/s3_nohash_0.wav,no,,keep",
@@ -129,14 +138,14 @@ def test_every_decision_can_be_taken_back(root: Path, work: Path) -> None:
     assert bytes_of_store(work) == before
     assert {decision.action for decision in read_record(work).values()} == {"keep"}
     relabel(work, *decided)
-    pp.preprocess(PreprocessConfig(None, work, relabel=NO_LIST))
+    preprocessing.pipeline.preprocess(PreprocessConfig(None, work, relabel=NO_LIST))
     assert bytes_of_store(work) == before
     assert not read_record(work)
-    assert (work / pp.WAVES).stat().st_size == size  # nothing was decoded again
+    assert (work / system.paths.WAVES).stat().st_size == size  # nothing was decoded again
 
 
 def bytes_of_store(work: Path) -> list[bytes]:
-    return [(work / name).read_bytes() for name in (pp.CLIPS, pp.REJECTED, pp.STORE)]
+    return [(work / name).read_bytes() for name in (system.paths.CLIPS, system.paths.REJECTED, system.paths.STORE)]
 
 
 def test_a_second_opinion(work: Path) -> None:
@@ -167,16 +176,16 @@ def test_copies_share_a_decision(root: Path, work: Path) -> None:
 
 def test_copies_of_several_decisions_come_out_the_same_later(root: Path, work: Path) -> None:
     shutil.copy(root / "yes" / "s0_nohash_0.wav", root / "yes" / "s0_nohash_8.wav")
-    pp.preprocess(PreprocessConfig(root, work, folds=2))
+    preprocessing.pipeline.preprocess(PreprocessConfig(root, work, folds=2))
     relabel(work, "yes/s0_nohash_7.wav,yes,,drop", "yes/s0_nohash_0.wav,yes,,drop")  # which leaves 8 to either
     once = bytes_of(work)
-    pp.preprocess(PreprocessConfig(root, work, folds=2))
+    preprocessing.pipeline.preprocess(PreprocessConfig(root, work, folds=2))
     assert bytes_of(work) == once
 
 
 def test_a_decision_settles_copies_with_two_labels(root: Path, work: Path) -> None:
     shutil.copy(root / "no" / "s1_nohash_0.wav", root / "yes" / "s1_nohash_9.wav")
-    pp.preprocess(PreprocessConfig(root, work, folds=2))
+    preprocessing.pipeline.preprocess(PreprocessConfig(root, work, folds=2))
     assert {"no/s1_nohash_0.wav", "yes/s1_nohash_9.wav"} <= set(reasons(work))
     relabel(work, "yes/s1_nohash_9.wav,yes,no,relabel")
     assert labels(work)["no/s1_nohash_0.wav"] == "no"
@@ -188,9 +197,9 @@ def test_a_decision_settles_copies_with_two_labels(root: Path, work: Path) -> No
 def test_near_duplicates_with_two_labels_are_flagged(root: Path, work: Path) -> None:
     wave, _ = soundfile.read(root / "no" / "s1_nohash_0.wav", dtype="int16")
     soundfile.write(root / "no" / "s1_nohash_9.wav", wave // 2, RATE)
-    pp.preprocess(PreprocessConfig(root, work, folds=2))
+    preprocessing.pipeline.preprocess(PreprocessConfig(root, work, folds=2))
     relabel(work, "no/s1_nohash_9.wav,no,yes,relabel")
-    clips = pp.load_clips(work).set_index("fname")
+    clips = preprocessing.store.load_clips(work).set_index("fname")
     assert clips["flags"]["no/s1_nohash_0.wav"] == clips["flags"]["no/s1_nohash_9.wav"] == "near-duplicate two-labels"
     assert clips["fold"]["no/s1_nohash_0.wav"] == clips["fold"]["no/s1_nohash_9.wav"]
 
@@ -201,7 +210,7 @@ def test_a_clip_that_is_gone_or_has_another_label_now(
     relabel(work, "no/s1_nohash_0.wav,no,yes,relabel", "no/s2_nohash_0.wav,no,,drop")
     (root / "no" / "s1_nohash_0.wav").unlink()
     pattern = r"(?P<label>.)/"  # n and o are no classes of before: s for yes, o for no
-    pp.preprocess(PreprocessConfig(root, work, folds=2, label_pattern=pattern))
+    preprocessing.pipeline.preprocess(PreprocessConfig(root, work, folds=2, label_pattern=pattern))
     said = capsys.readouterr().out
     assert "without effect, as the clip is gone or has another label now: 2 clips (no/s1_nohash_0.wav, no/s2" in said
     assert labels(work)["no/s2_nohash_0.wav"] == "o"
@@ -212,7 +221,7 @@ def test_folds_of_another_split_are_forgotten(root: Path, work: Path) -> None:
     dropped = [f"{label}/s{speaker}_nohash_1.wav,{label}," for speaker in range(4) for label in ("no", "yes")]
     for seed in range(1, 6):
         relabel(work, *(f"{row},drop" for row in dropped))
-        pp.preprocess(PreprocessConfig(root, work, folds=2, seed=seed))
+        preprocessing.pipeline.preprocess(PreprocessConfig(root, work, folds=2, seed=seed))
         before = folds(work)
         relabel(work, *(f"{row},keep" for row in dropped))
         assert folds(work).items() > before.items()
@@ -224,7 +233,7 @@ def test_a_work_folder_for_other_data_says_that_its_record_counts(
     relabel(work, "no/s1_nohash_0.wav,no,yes,relabel")
     assert "made for that" not in capsys.readouterr().out
     other = root.rename(root.with_name("moved"))
-    pp.preprocess(PreprocessConfig(other, work, folds=2))
+    preprocessing.pipeline.preprocess(PreprocessConfig(other, work, folds=2))
     assert "relabel.csv was made for that, and goes for what has the same name" in capsys.readouterr().out
     assert labels(work)["no/s1_nohash_0.wav"] == "yes"
 
@@ -232,10 +241,10 @@ def test_a_work_folder_for_other_data_says_that_its_record_counts(
 def test_a_list_of_any_name_and_a_record_from_an_editor(root: Path, work: Path) -> None:
     path = work.parent / "s\udcff.csv"  # a byte that is not UTF-8
     path.write_text(f"{HEADER}\nno/s1_nohash_0.wav,no,,drop\n")
-    pp.preprocess(PreprocessConfig(None, work, relabel=path))
+    preprocessing.pipeline.preprocess(PreprocessConfig(None, work, relabel=path))
     assert reasons(work)["no/s1_nohash_0.wav"] == "dropped by s\N{REPLACEMENT CHARACTER}.csv"
     (work / RECORD).write_text("\ufeff" + (work / RECORD).read_text())
-    pp.preprocess(PreprocessConfig(root, work, folds=2))
+    preprocessing.pipeline.preprocess(PreprocessConfig(root, work, folds=2))
     assert "no/s1_nohash_0.wav" not in labels(work)
 
 
@@ -269,7 +278,7 @@ def test_files_that_are_no_lists(work: Path) -> None:
     with pytest.raises(UserError, match=r"suspects\.csv: no column 'action'; --relabel needs fname, label"):
         relabel(work, "a,b,c", header="fname,label,suggested")
     with pytest.raises(UserError, match=r"missing\.csv: cannot be read"):
-        pp.preprocess(PreprocessConfig(None, work, relabel=Path("missing.csv")))
+        preprocessing.pipeline.preprocess(PreprocessConfig(None, work, relabel=Path("missing.csv")))
     (work / RECORD).write_text("fname\nx\n")
     with pytest.raises(UserError, match=r"relabel\.csv cannot be read .*delete it to take all decisions back"):
         relabel(work)
@@ -279,7 +288,7 @@ def test_a_list_as_spreadsheets_write_it(work: Path) -> None:
     path = work.parent / "suspects.csv"
     rows = ["action;group;label;fname;suggested", "RELABEL;s1;no;no/s1_nohash_0.wav;yes", ";;;;"]
     path.write_text("\ufeff" + "\r\n".join(rows) + "\r\n", newline="")
-    pp.preprocess(PreprocessConfig(None, work, relabel=path))
+    preprocessing.pipeline.preprocess(PreprocessConfig(None, work, relabel=path))
     assert labels(work)["no/s1_nohash_0.wav"] == "yes"
 
 
@@ -290,7 +299,7 @@ def test_names_that_a_spreadsheet_would_run_come_back(tmp_path: Path) -> None:
     root, work = tmp_path / "data", tmp_path / "work"
     for seed in range(6):
         write(root / ("=no" if seed % 2 else "-1") / f"+{seed}_nohash_0.wav", seed)
-    pp.preprocess(PreprocessConfig(root, work, folds=2))
+    preprocessing.pipeline.preprocess(PreprocessConfig(root, work, folds=2))
     relabel(work, "'=no/+1_nohash_0.wav,'=no,'-1,relabel", "=no/+3_nohash_0.wav,=no,,drop")
     assert labels(work)["=no/+1_nohash_0.wav"] == "-1"
     assert "=no/+3_nohash_0.wav" in reasons(work)
@@ -304,37 +313,37 @@ def test_the_command_alone_keeps_the_options_of_the_last_run(
 ) -> None:
     work, list_ = tmp_path / "work", tmp_path / "suspects.csv"
     list_.write_text(f"{HEADER}\nno/s1_nohash_0.wav,no,yes,relabel\n")
-    assert pp.main(["--relabel", str(list_), "-w", str(work)]) == 2
+    assert preprocess.main(["--relabel", str(list_), "-w", str(work)]) == 2
     assert "store.json is missing" in one_error_line(capsys)
     options = ["-k", "3", "--seed", "4", "--clip-seconds", "0.07", "--sample-rate", "4000", "--group", "none"]
-    assert pp.main(["-i", str(root), "-w", str(work), *options]) == 0
-    facts, before = pp.load_store(work), folds(work)
-    assert pp.main(["--relabel", str(list_), "-w", str(work)]) == 0
-    assert pp.load_store(work) == facts
+    assert preprocess.main(["-i", str(root), "-w", str(work), *options]) == 0
+    facts, before = preprocessing.store.load_store(work), folds(work)
+    assert preprocess.main(["--relabel", str(list_), "-w", str(work)]) == 0
+    assert preprocessing.store.load_store(work) == facts
     assert folds(work) == before
     assert labels(work)["no/s1_nohash_0.wav"] == "yes"
-    assert pp.main(["--relabel", "none", "-w", str(work)]) == 0
+    assert preprocess.main(["--relabel", "none", "-w", str(work)]) == 0
     assert labels(work)["no/s1_nohash_0.wav"] == "no"
-    assert pp.main(["--relabel", str(list_), "-k", "5"]) == 2  # the default, but not what the last run had
+    assert preprocess.main(["--relabel", str(list_), "-k", "5"]) == 2  # the default, but not what the last run had
     assert "--folds: give -i too" in one_error_line(capsys)
 
 
 def test_what_is_dropped_by_hand_is_no_error_under_strict(root: Path, tmp_path: Path) -> None:
     (root / "yes" / "s0_nohash_7.wav").unlink()
     config: Any = {"input_path": root, "work": tmp_path / "work", "folds": 2, "strict": True}
-    pp.preprocess(PreprocessConfig(**config))
+    preprocessing.pipeline.preprocess(PreprocessConfig(**config))
     relabel(tmp_path / "work", "no/s1_nohash_0.wav,no,yes,drop")
-    pp.preprocess(PreprocessConfig(**config))
+    preprocessing.pipeline.preprocess(PreprocessConfig(**config))
 
 
 def test_a_class_that_is_decided_away(root: Path, work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(root / "up" / "s0_nohash_0.wav", 999)
-    pp.preprocess(PreprocessConfig(root, work, folds=2))
+    preprocessing.pipeline.preprocess(PreprocessConfig(root, work, folds=2))
     relabel(work, "up/s0_nohash_0.wav,up,no,relabel")
     assert "no clip is left, by what relabel.csv says, of 1 class (up)" in capsys.readouterr().out
-    assert pp.load_store(work)["classes"] == ["no", "yes"]
+    assert preprocessing.store.load_store(work)["classes"] == ["no", "yes"]
     relabel(work, "up/s0_nohash_0.wav,no,up,relabel")
-    assert pp.load_store(work)["classes"] == ["no", "up", "yes"]
+    assert preprocessing.store.load_store(work)["classes"] == ["no", "up", "yes"]
 
 
 def test_without_decisions_there_is_no_record(work: Path) -> None:

@@ -15,12 +15,15 @@ from sklearn.metrics import accuracy_score, log_loss
 
 import inference
 import preprocess
+import preprocessing.store
 import report
+import reporting.export
+import system.paths
 import train
 from benchmarks.browser import find_browser, open_browser
 from benchmarks.report import make_runs
+from prediction.spec import read_ensemble
 from reporting.content import cluster_order
-from reporting.ensembling import read_ensemble
 from reporting.gather import COMPLETE, INCOMPLETE, STALE, find_runs, held_out_clips
 from reporting.scores import Interval
 from reporting.verdict import meaning
@@ -203,8 +206,8 @@ def test_suspects_go_to_a_person_and_back(
     assert path.read_bytes() == edited
     again = ["-i", str(data_root), "-w", str(work), "-k", "2", "--relabel", str(path)]
     assert preprocess.main(again) == 0
-    report.spare_decisions(path, work)  # which are on record now
-    clips = preprocess.load_clips(work).set_index("fname")
+    reporting.export.spare_decisions(path, work)  # which are on record now
+    clips = preprocessing.store.load_clips(work).set_index("fname")
     assert clips.loc[table.loc[0, "fname"], "label"] == table.loc[0, "suggested"]
     assert table.loc[1, "fname"] not in clips.index
     capsys.readouterr()
@@ -214,7 +217,7 @@ def test_suspects_go_to_a_person_and_back(
 
 def test_half_a_sample_that_a_killed_run_left(work: Path) -> None:
     expected = held_out_clips(work).loud_over_quiet()
-    with (work / preprocess.WAVES).open("ab") as file:
+    with (work / system.paths.WAVES).open("ab") as file:
         file.write(b"x")
     np.testing.assert_array_equal(held_out_clips(work).loud_over_quiet(), expected)
 

@@ -36,7 +36,7 @@ FOLD = Path("runs", "test_resnet-32x32", "fold0")
 def _saved_after_every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(callback, "SAVE_SECONDS", 0.0)
     monkeypatch.setattr(callback, "SAVE_SHARE", float("inf"))
-    monkeypatch.setattr("tune.expected_seconds", lambda *_: 1.0)
+    monkeypatch.setattr("training.tuning.expected_seconds", lambda *_: 1.0)
     monkeypatch.setattr(callback, "draw_curve", lambda *_: None)  # both take as long as the training
     monkeypatch.setattr(timm, "create_model", partial(timm.create_model, drop_rate=0.5))  # draws from torch's own
 
@@ -236,7 +236,7 @@ def test_what_was_held_out_is_predicted_again_where_that_is_missing(
 HOLD = """
 import sys, time
 from pathlib import Path
-from util import claimed
+from system.locks import claimed
 with claimed(Path(sys.argv[1]), "it"):
     print("held", flush=True)
     time.sleep(60)
@@ -308,7 +308,7 @@ def test_a_batch_that_does_not_fit(
         assert run(work) == 2
     line = one_error_line(capsys)
     assert "out of memory on cpu: use --batch-size 3 in place of 6, or --batch-size auto" in line
-    monkeypatch.setattr("tune.largest_batch", lambda *_: 8)
+    monkeypatch.setattr("training.tuning.largest_batch", lambda *_: 8)
     auto = ("--restart", "--batch-size", "auto")
     with monkeypatch.context() as patch:
         at_batch(2, no_memory, patch)

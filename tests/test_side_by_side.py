@@ -24,12 +24,13 @@ import torch
 
 import arg
 import train
-from arg import PreprocessConfig, UserError
+from arg import PreprocessConfig
 from callback import Report
-from preprocess import preprocess
-from side_by_side import Job, Table, seconds_left, summary, table_lines
+from preprocessing.pipeline import preprocess
+from system.errors import UserError
 from tests.conftest import one_error_line
 from tests.test_arg import RUN
+from training.table import Job, Table, seconds_left, summary, table_lines
 
 TRAIN = ["-t", "32", "-m", "resnet10t", "--batch-size", "8", "--epochs", "2"]
 NAME = "resnet10t-32x32"

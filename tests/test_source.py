@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
-import preprocess as pp
-import source
-from arg import PreprocessConfig, UserError, parse_preprocess
+import preprocess
+import preprocessing.archives
+import preprocessing.scan
+from arg import PreprocessConfig, parse_preprocess
+from system.errors import UserError
 
 # No file is opened by what is tested here, so that any content does.
 
@@ -28,7 +30,7 @@ def touch(root: Path, names: str) -> Path:
 
 def scan(root: Path, **options: Any) -> tuple[list[tuple[str, ...]], str]:
     """(split, fname, label, group, reason) of each file, and the notes."""
-    data = source.scan(PreprocessConfig(root, **options))
+    data = preprocessing.scan.scan(PreprocessConfig(root, **options))
     return [(f.split, f.fname, f.label, f.group, f.reason) for f in data.files], "\n".join(data.notes)
 
 
@@ -156,9 +158,9 @@ def test_columns_by_option(tmp_path: Path) -> None:
     manifest.write_text("path,label,what is it,who\nnone,x,no,1\nnone,x,yes,2\n")
     manifest.write_text(manifest.read_text().replace("none", "a.wav", 1).replace("none", "b.wav", 1))
     config = parse_preprocess(["--manifest", str(manifest), "--columns", "label=what is it", "group=who"])
-    assert [(f.label, f.group) for f in source.scan(config).files] == [("no", "1"), ("yes", "2")]
+    assert [(f.label, f.group) for f in preprocessing.scan.scan(config).files] == [("no", "1"), ("yes", "2")]
     with pytest.raises(UserError, match="no column 'gone'; it has path, label, what is it, who"):
-        source.scan(PreprocessConfig(root, manifest=manifest, columns=(("fold", "gone"),)))
+        preprocessing.scan.scan(PreprocessConfig(root, manifest=manifest, columns=(("fold", "gone"),)))
     files, _ = scan(root, manifest=manifest, label_pattern=r"(?P<label>[ab])\.wav")
     assert [file[2] for file in files] == ["a", "b"]
 
@@ -235,7 +237,7 @@ def serve(server: Server, *members: tarfile.TarInfo | str, promised: int = 0) ->
     return f"http://127.0.0.1:{server.server_address[1]}"
 
 
-fetch = partial(source.download, "speech_commands_v0.01")
+fetch = partial(preprocessing.archives.download, "speech_commands_v0.01")
 
 
 def test_an_archive_is_fetched_once(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -293,7 +295,7 @@ def test_what_a_server_can_do_wrong(server: Server, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be unpacked"):
         fetch(tmp_path / "data", base)
     with pytest.raises(UserError, match="the server answers 404"):
-        source.download("speech_commands_v0.02", tmp_path / "data", base)
+        preprocessing.archives.download("speech_commands_v0.02", tmp_path / "data", base)
     assert not (tmp_path / "data").exists()
 
 
@@ -301,9 +303,11 @@ def test_no_network_is_one_line_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(source, "download", partial(source.download, base="http://127.0.0.1:9/data"))  # none listens
+    monkeypatch.setattr(
+        preprocessing.archives, "download", partial(preprocessing.archives.download, base="http://127.0.0.1:9/data")
+    )  # none listens
     data = tmp_path / "data"
-    assert pp.main(["--download", "speech_commands_v0.02", "-i", str(data), "-w", str(tmp_path / "work")]) == 2
+    assert preprocess.main(["--download", "speech_commands_v0.02", "-i", str(data), "-w", str(tmp_path / "work")]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: http://127.0.0.1:9/data/speech_commands_v0.02.tar.gz: cannot be fetched")
     assert not data.exists()

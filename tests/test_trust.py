@@ -19,10 +19,14 @@ import torch
 from torch import nn
 
 import dataset
-import preprocess as pp
-import source
-from arg import PreprocessConfig, UserError
+import preprocess
+import preprocessing.archives
+import preprocessing.pipeline
+import preprocessing.store
+import system.paths
+from arg import PreprocessConfig
 from model import read_checkpoint, read_weights
+from system.errors import UserError
 from tests.conftest import one_error_line
 
 RATE = 8000
@@ -80,7 +84,7 @@ def test_an_archive_cannot_reach_out_of_its_folder(tmp_path: Path, bad: list[Any
     archive = packed(tmp_path / "archive", member("yes/good.wav"), *bad)
     (tmp_path / "in").mkdir()
     with pytest.raises(UserError, match=message):
-        source._unpack(archive, tmp_path / "in" / "data")
+        preprocessing.archives._unpack(archive, tmp_path / "in" / "data")
     assert [path.name for path in outside.iterdir()] == ["secret"]
     assert {path.name for path in tmp_path.iterdir()} == {"outside", "archive", "in"}
     inside = {path.relative_to(tmp_path / "in" / "data").as_posix() for path in (tmp_path / "in" / "data").rglob("*")}
@@ -89,7 +93,7 @@ def test_an_archive_cannot_reach_out_of_its_folder(tmp_path: Path, bad: list[Any
 
 def test_names_that_only_look_odd_stay_in_the_folder(tmp_path: Path) -> None:
     names = ["./no/a.wav", "no/./b.wav", "no/..d.wav", "no/-rf", "no/=1.wav"]
-    source._unpack(packed(tmp_path / "archive", *map(member, names)), tmp_path / "data")
+    preprocessing.archives._unpack(packed(tmp_path / "archive", *map(member, names)), tmp_path / "data")
     found = {path.relative_to(tmp_path / "data").as_posix() for path in (tmp_path / "data").rglob("*.wav")}
     assert found == {"no/a.wav", "no/b.wav", "no/..d.wav", "no/=1.wav"}
 
@@ -98,7 +102,7 @@ def test_names_that_only_look_odd_stay_in_the_folder(tmp_path: Path) -> None:
 def test_an_archive_that_grows_without_end_is_not_unpacked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    monkeypatch.setattr(source, "HEADER_BYTES", 1 << 16)
+    monkeypatch.setattr(preprocessing.archives, "HEADER_BYTES", 1 << 16)
     if how == "a long header":
         members, message = [member("a" * (40 << 20))], r"a header of \d\d,\d\d\d,\d\d\d bytes"
     elif how == "one large file":
@@ -108,7 +112,7 @@ def test_an_archive_that_grows_without_end_is_not_unpacked(
     archive = packed(tmp_path / "archive", *members, format=tarfile.GNU_FORMAT)
     tracemalloc.start()
     with pytest.raises(UserError, match=message):
-        source._unpack(archive, tmp_path / "data")
+        preprocessing.archives._unpack(archive, tmp_path / "data")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 4 << 20
@@ -127,9 +131,9 @@ def test_a_manifest_reads_nothing_outside_its_folder(tmp_path: Path) -> None:
     bad = ["../secret.wav", "x/../../secret.wav", str(secret), "..", "../data2/near.wav", "..\\secret.wav", "/dev/zero"]
     rows = [f"{n}.wav,{'xy'[n % 2]}" for n in range(4)] + [f"{path},x" for path in bad] + ["./x/../3.wav,y"]
     (root / "all.csv").write_text("\n".join(["path,label", *rows]))
-    pp.preprocess(PreprocessConfig(root, tmp_path / "work", manifest=root / "all.csv", folds=2))
-    assert pp.load_clips(tmp_path / "work")["fname"].tolist() == ["0.wav", "1.wav", "2.wav", "3.wav"]
-    rejected = pp.load_rejected(tmp_path / "work").set_index("fname")["reason"]
+    preprocessing.pipeline.preprocess(PreprocessConfig(root, tmp_path / "work", manifest=root / "all.csv", folds=2))
+    assert preprocessing.store.load_clips(tmp_path / "work")["fname"].tolist() == ["0.wav", "1.wav", "2.wav", "3.wav"]
+    rejected = preprocessing.store.load_rejected(tmp_path / "work").set_index("fname")["reason"]
     assert rejected.pop("3.wav").endswith("repeats line 5")
     assert set(rejected.index) == set(bad)
     assert rejected.str.contains("leaves the folder").all()
@@ -158,14 +162,14 @@ def test_cells_that_a_spreadsheet_would_run_stay_data(tmp_path: Path) -> None:
         for take in range(2):
             write(root / cell / f"{cell}_nohash_{take}.wav", 2 * n + take)
     (root / cells[0] / "@bad.wav").write_bytes(b"")
-    pp.preprocess(PreprocessConfig(root, work, folds=2))
+    preprocessing.pipeline.preprocess(PreprocessConfig(root, work, folds=2))
     clips = dataset.Store.open(work).clips("train")
     assert sorted(clips.fname) == sorted(f"{cell}/{cell}_nohash_{take}.wav" for cell in cells for take in range(2))
-    assert sorted(pp.load_store(work)["classes"]) == sorted(cells)
-    table = pp.load_clips(work)
+    assert sorted(preprocessing.store.load_store(work)["classes"]) == sorted(cells)
+    table = preprocessing.store.load_clips(work)
     assert list(table["label"]) == [name.split("/")[0] for name in table["fname"]]
     assert list(table["group"]) == list(table["label"])
-    assert pp.load_rejected(work)["fname"].tolist() == [f"{cells[0]}/@bad.wav"]
+    assert preprocessing.store.load_rejected(work)["fname"].tolist() == [f"{cells[0]}/@bad.wav"]
 
 
 # -------------------------------------------------------------------------------------------------- checkpoints
@@ -244,14 +248,14 @@ def test_a_disk_that_fills_up_loses_nothing(tmp_path: Path) -> None:
         "is done is kept"
     )
     assert "Traceback" not in full.stderr
-    assert not (work / pp.STORE).exists()
-    decoded = (work / pp.WAVES).stat().st_size
+    assert not (work / system.paths.STORE).exists()
+    decoded = (work / system.paths.WAVES).stat().st_size
     assert decoded >= 64 * 1600  # two chunks; the rest was not taken for damaged files
     again = run(root, work, 10_000)
     assert again.returncode == 0, again.stderr
     assert "16 new or changed of 80 files decoded" in again.stdout
-    assert len(pp.load_clips(work)) == 80
-    assert not len(pp.load_rejected(work))
+    assert len(preprocessing.store.load_clips(work)) == 80
+    assert not len(preprocessing.store.load_rejected(work))
 
 
 def test_a_decoding_process_without_room_blames_no_file(tmp_path: Path) -> None:
@@ -260,8 +264,10 @@ def test_a_decoding_process_without_room_blames_no_file(tmp_path: Path) -> None:
         write(root / "xy"[n % 2] / f"{n}.wav", n)
     full = run(root, work, 20)  # a chunk of samples is 50 KiB
     assert full.returncode == 2
-    assert full.stderr.splitlines()[-1].startswith(f"error: {work / pp.SCRATCH} cannot be written (File too large)")
-    assert not (work / pp.REJECTED).exists()
+    assert full.stderr.splitlines()[-1].startswith(
+        f"error: {work / system.paths.SCRATCH} cannot be written (File too large)"
+    )
+    assert not (work / system.paths.REJECTED).exists()
 
 
 @pytest.mark.parametrize("made", ["before", "now"])
@@ -273,7 +279,7 @@ def test_a_folder_that_cannot_be_written(
     for n in range(8):
         write(root / "xy"[n % 2] / f"{n}.wav", n)
     if made == "before":
-        pp.preprocess(PreprocessConfig(root, work, folds=2))
+        preprocessing.pipeline.preprocess(PreprocessConfig(root, work, folds=2))
         write(root / "x" / "new.wav", 100)
     before = {path.name: path.read_bytes() for path in work.iterdir()} if work.exists() else {}
     opened = Path.open
@@ -284,7 +290,7 @@ def test_a_folder_that_cannot_be_written(
         return opened(path, mode, *rest, **options)
 
     monkeypatch.setattr(Path, "open", read_only)
-    assert pp.main(["-i", str(root), "-w", str(work), "-k", "2"]) == 2
+    assert preprocess.main(["-i", str(root), "-w", str(work), "-k", "2"]) == 2
     line = one_error_line(capsys)
     assert line.startswith(f"error: {work} cannot be written (Read-only file system): make room, or make it writable")
     after = {path.name: path.read_bytes() for path in work.iterdir()} if work.exists() else {}

@@ -11,12 +11,15 @@ import torch
 from torch import nn
 
 import train
-import tune
-from arg import FULL, OPTIMIZERS, OptimConfig, UserError, parse_train
+import training.fold
+import training.plan
+import training.tuning
+from arg import FULL, OPTIMIZERS, OptimConfig, parse_train
 from callback import Progress
 from dataset import Store, WaveData
 from model import Classifier, read_checkpoint
-from muon import operations
+from networks.muon import operations
+from system.errors import UserError
 from tests.conftest import one_error_line
 from tests.test_model import RUN
 
@@ -31,36 +34,36 @@ def model() -> Classifier:
 
 
 def test_the_largest_batch_leaves_steps_and_fits(model: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tune, "free_memory", lambda: 1 << 40)
-    assert tune.largest_batch(model, 10**6, CPU) == tune.LARGEST_BATCH
-    assert tune.largest_batch(model, 1000, CPU) == 32  # 1000 / 16 = 62.5
-    assert tune.largest_batch(model, 3, CPU) == 2
-    monkeypatch.setattr(tune, "free_memory", lambda: int(2 * 100 * tune.bytes_a_clip(model)))
-    assert tune.largest_batch(model, 10**6, CPU) == 64
-    monkeypatch.setattr(tune, "free_memory", lambda: 1)
+    monkeypatch.setattr(training.tuning, "free_memory", lambda: 1 << 40)
+    assert training.tuning.largest_batch(model, 10**6, CPU) == training.tuning.LARGEST_BATCH
+    assert training.tuning.largest_batch(model, 1000, CPU) == 32  # 1000 / 16 = 62.5
+    assert training.tuning.largest_batch(model, 3, CPU) == 2
+    monkeypatch.setattr(training.tuning, "free_memory", lambda: int(2 * 100 * training.tuning.bytes_a_clip(model)))
+    assert training.tuning.largest_batch(model, 10**6, CPU) == 64
+    monkeypatch.setattr(training.tuning, "free_memory", lambda: 1)
     with pytest.raises(UserError, match="not even 2 clips fit"):
-        tune.largest_batch(model, 10**6, CPU)
+        training.tuning.largest_batch(model, 10**6, CPU)
 
 
 def test_what_a_clip_takes_grows_with_the_feature_and_not_with_the_batch(model: Classifier) -> None:
-    few, many = (tune.bytes_a_clip(model, clips) for clips in (4, 16))
+    few, many = (training.tuning.bytes_a_clip(model, clips) for clips in (4, 16))
     assert few == pytest.approx(many, rel=0.2)
     features = dataclasses.replace(RUN.features, n_mels=64, frames=64, hop_samples=64)
     larger = Classifier(dataclasses.replace(RUN, model="resnet10t", features=features))
-    assert tune.bytes_a_clip(larger) == pytest.approx(4 * few, rel=0.3)
+    assert training.tuning.bytes_a_clip(larger) == pytest.approx(4 * few, rel=0.3)
 
 
 def test_rates_for_other_batches() -> None:
-    assert tune.scaled_rate(2e-3, "adamw", 256, 64) == pytest.approx(4e-3)
-    assert tune.scaled_rate(0.05, "sgd", 256, 64) == pytest.approx(0.2)
+    assert training.tuning.scaled_rate(2e-3, "adamw", 256, 64) == pytest.approx(4e-3)
+    assert training.tuning.scaled_rate(0.05, "sgd", 256, 64) == pytest.approx(0.2)
 
 
 def test_trying_things_leaves_the_run_alone(model: Classifier, store_work: Path) -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.random.get_rng_state()
     data = WaveData(Store.open(store_work), 0, 8, (0,))
-    assert tune.expected_seconds(model, data) > 0
-    tune.largest_batch(model, 100, CPU)
+    assert training.tuning.expected_seconds(model, data) > 0
+    training.tuning.largest_batch(model, 100, CPU)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert torch.equal(state, torch.random.get_rng_state())
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -77,7 +80,7 @@ def test_without_a_compiler_training_goes_on(
 
     monkeypatch.setattr(nn.Module, "compile", missing)
     model = Classifier(dataclasses.replace(RUN, model="resnet10t"))
-    tune.compile_network(model)
+    training.tuning.compile_network(model)
     assert "no working compiler (g++: not found)" in capsys.readouterr().err
     assert model(torch.zeros(2, 4000)).shape == (2, 3)
 
@@ -86,12 +89,12 @@ def test_the_next_fold_trains_in_the_first_ones_network(store_work: Path) -> Non
     """So that it is compiled only once; its weights are what it would have had by itself."""
     store = Store.open(store_work)
     run = dataclasses.replace(RUN, model="resnet10t", classes=store.classes)
-    first, _ = train.make_fold(store, run, CPU)
+    first, _ = training.fold.make_fold(store, run, CPU)
     with torch.no_grad():
         for parameter in first.parameters():
             parameter.add_(1)
-    alone, _ = train.make_fold(store, dataclasses.replace(run, fold=FULL), CPU)
-    second, _ = train.make_fold(store, dataclasses.replace(run, fold=FULL), CPU, first.net.eval())
+    alone, _ = training.fold.make_fold(store, dataclasses.replace(run, fold=FULL), CPU)
+    second, _ = training.fold.make_fold(store, dataclasses.replace(run, fold=FULL), CPU, first.net.eval())
     assert second.net is first.net
     assert second.net.training
     expected = alone.state_dict()
@@ -103,14 +106,14 @@ def test_auto_batches_are_found_once_for_all_folds(
 ) -> None:
     work = tmp_path / "work"
     shutil.copytree(store_work, work)
-    monkeypatch.setattr(tune, "LEAST_STEPS", 2)
+    monkeypatch.setattr(training.tuning, "LEAST_STEPS", 2)
     arguments = [*TRAIN, "-w", str(work), "--batch-size", "auto"]
     assert train.main(arguments) == 0
     assert "--batch-size auto: 8 clips a batch" in capsys.readouterr().out  # of 18, so that two steps remain
     optim = read_checkpoint(work / "runs" / "resnet10t-32x32" / "fold0" / "last.ckpt")["config"].optim
     assert optim.batch_size == 8
     assert optim.lr == pytest.approx(OPTIMIZERS[optim.optimizer][0] * (8 / OptimConfig().batch_size) ** 0.5)
-    monkeypatch.setattr(tune, "largest_batch", lambda *_: 2)
+    monkeypatch.setattr(training.tuning, "largest_batch", lambda *_: 2)
     assert train.main([*arguments, "-f", "1"]) == 0
     assert read_checkpoint(work / "runs" / "resnet10t-32x32" / "fold1" / "last.ckpt")["config"].optim == optim
     assert train.main([*TRAIN, "-w", str(work), "--batch-size", "many"]) == 2
@@ -126,17 +129,17 @@ def test_muon_is_for_networks_that_take_longer_than_it(store_work: Path) -> None
     store = Store.open(store_work)
     for network, expected in (("-m test_resnet", "muon"), ("-m mobilenetv3_small_100", "adamw")):
         config = parse_train(["-t", "32", *network.split()])
-        optim = train.run_config(config, store, 0).optim
+        optim = training.plan.run_config(config, store, 0).optim
         assert (optim.optimizer, optim.lr, optim.weight_decay) == (expected, *OPTIMIZERS[expected])
     config = parse_train(["-t", "32", "-m", "mobilenetv3_small_100", "--optimizer", "muon"])
-    assert train.run_config(config, store, 0).optim.optimizer == "muon"
+    assert training.plan.run_config(config, store, 0).optim.optimizer == "muon"
 
 
 def test_accumulated_batches_are_one_step(store_work: Path, tmp_path: Path) -> None:
     store = Store.open(store_work)
     optim = OptimConfig(batch_size=9, epochs=2, accumulate=2)
     run = dataclasses.replace(RUN, model="resnet10t", classes=store.classes, optim=optim)
-    model, data = train.make_fold(store, run, CPU)
-    train.fit(model, data, CPU, tmp_path, Progress(0.0))
+    model, data = training.fold.make_fold(store, run, CPU)
+    training.fold.fit(model, data, CPU, tmp_path, Progress(0.0))
     assert len(data.train_batches(0)) == 2
     assert model.trainer.global_step == 2

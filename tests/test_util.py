@@ -14,8 +14,12 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, f1_score
 
+import system.console
+import system.devices
+import system.files
+import training.runs
 import util
-from arg import UserError
+from system.errors import UserError
 from util import prefetched
 
 
@@ -83,11 +87,11 @@ def test_draws_hang_on_the_whole_key() -> None:
 
 def test_replacing_leaves_the_old_file_when_it_fails(tmp_path: Path) -> None:
     path = tmp_path / "new" / "file.txt"
-    with util.replacing(path) as beside:
+    with system.files.replacing(path) as beside:
         beside.write_text("old")
 
     def fail() -> None:
-        with util.replacing(path) as beside:
+        with system.files.replacing(path) as beside:
             beside.write_text("half")
             raise RuntimeError("disk full")
 
@@ -101,8 +105,8 @@ def test_update_table_replaces_the_row_of_the_same_key(tmp_path: Path) -> None:
     path = tmp_path / "summary.csv"
     (tmp_path / ".summary.csv.4711.tmp").touch()  # of a process that was killed
     for fold, score in (("1", "0.5"), ("0", "0.6"), ("1", "0.7")):
-        util.update_table(path, {"run": "a,b", "fold": fold, "score": score}, key=("run", "fold"))
-    util.update_table(path, {"run": "a,b", "fold": "full"}, key=("run", "fold"))
+        training.runs.update_table(path, {"run": "a,b", "fold": fold, "score": score}, key=("run", "fold"))
+    training.runs.update_table(path, {"run": "a,b", "fold": "full"}, key=("run", "fold"))
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
     assert table.to_numpy().tolist() == [["a,b", "0", "0.6"], ["a,b", "1", "0.7"], ["a,b", "full", ""]]
     assert not list(tmp_path.glob("*.tmp"))
@@ -110,14 +114,14 @@ def test_update_table_replaces_the_row_of_the_same_key(tmp_path: Path) -> None:
 
 def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert util.pick_device(None).type == "cpu"
+    assert system.devices.pick_device(None).type == "cpu"
     with pytest.raises(UserError, match="-g cpu"):
-        util.pick_device("0")
+        system.devices.pick_device("0")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert util.pick_device("1") == torch.device("cuda", 1)
-    assert util.pick_device(None) == torch.device("cuda", 0)
+    assert system.devices.pick_device("1") == torch.device("cuda", 1)
+    assert system.devices.pick_device(None) == torch.device("cuda", 0)
     with pytest.raises(UserError, match="0 to 1"):
-        util.pick_device("2")
+        system.devices.pick_device("2")
 
 
 @pytest.mark.parametrize(("capability", "expected"), [((9, 0), "bf16-mixed"), ((7, 5), "16-mixed")])
@@ -125,18 +129,18 @@ def test_mixed_precision_follows_the_chip(
     monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], expected: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
-    assert util.pick_precision("auto", torch.device("cuda", 0)) == expected
-    assert util.pick_precision("auto", torch.device("cpu")) == "32-true"
-    assert util.pick_precision("16", torch.device("cpu")) == "16-mixed"
+    assert system.devices.pick_precision("auto", torch.device("cuda", 0)) == expected
+    assert system.devices.pick_precision("auto", torch.device("cpu")) == "32-true"
+    assert system.devices.pick_precision("16", torch.device("cpu")) == "16-mixed"
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(4.4, "4 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")])
 def test_clock(seconds: float, text: str) -> None:
-    assert util.clock(seconds) == text
+    assert system.console.clock(seconds) == text
 
 
 def test_progress_passes_everything_on(capsys: pytest.CaptureFixture[str]) -> None:
-    assert list(util.progress(iter(range(5)), 5, "counting", every_seconds=0)) == [0, 1, 2, 3, 4]
+    assert list(system.console.progress(iter(range(5)), 5, "counting", every_seconds=0)) == [0, 1, 2, 3, 4]
     assert "counting: 3 of 5" in capsys.readouterr().err
 
 

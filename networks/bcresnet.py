@@ -1,62 +1,9 @@
-"""Small networks made for spoken words: ``-m melresnet --n-mels 40 --frames 101 --n-fft 512``, or ``-m bcresnet3``.
-
-Importing this module makes timm know them: melresnet, and after their width bcresnet1, bcresnet2, bcresnet3, bcresnet6
-and bcresnet8.
-"""
+"""BC-ResNet (Kim et al. 2021, "Broadcasted residual learning for efficient keyword spotting")."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
-from timm.models.resnet import BasicBlock, downsample_avg
 from torch import Tensor, nn
-
-# --------------------------------------------------------------------------------------------------- MelResNet
-
-
-class MelResNet(nn.Module):
-    """(B, in_chans, n_mels, frames) features -> (B, num_classes) logits.
-
-    A residual network (He et al. 2016, "Deep Residual Learning") that differs from those made for photographs in three
-    ways. It keeps resolution: the stem halves each axis once where theirs divide it by four, and there are two more
-    halvings in place of three. It is narrow, 346 k weights with 12 classes. And it keeps pitch apart to the end: the
-    tail is a convolution over all that is left of the frequency axis, and only time is averaged.
-    """
-
-    STEM = 16  # channels
-    STAGES = ((24, 1), (48, 2), (80, 2))  # channels and stride of two blocks each
-    TAIL = 96
-
-    def __init__(self, num_classes: int = 12, in_chans: int = 1, n_mels: int = 40, drop_rate: float = 0.1) -> None:
-        super().__init__()
-        self.num_classes = num_classes
-        inputs, rows = self.STEM, -(-n_mels // 2)
-        self.stem = nn.Sequential(
-            nn.Conv2d(in_chans, inputs, 5, 2, 2, bias=False), nn.BatchNorm2d(inputs), nn.ReLU(inplace=True)
-        )
-        blocks: list[nn.Module] = []
-        for channels, stride in self.STAGES:
-            shortcut = downsample_avg(inputs, channels, kernel_size=1, stride=stride)
-            blocks += [BasicBlock(inputs, channels, stride, shortcut), BasicBlock(channels, channels)]
-            inputs, rows = channels, -(-rows // stride)
-        self.blocks = nn.Sequential(*blocks)
-        for block in blocks:
-            block.zero_init_last()  # type: ignore[operator]
-        self.tail = nn.Sequential(
-            nn.Conv2d(inputs, self.TAIL, (rows, 1), bias=False), nn.BatchNorm2d(self.TAIL), nn.ReLU(inplace=True)
-        )
-        self.drop = nn.Dropout(drop_rate)
-        self.head = nn.Linear(self.TAIL, num_classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.tail(self.blocks(self.stem(x)))
-        result: Tensor = self.head(self.drop(x.mean((2, 3))))
-        return result
-
-
-# --------------------------------------------------------------------------------------------------- BC-ResNet
 
 STAGES = (  # channels at width 1, blocks, stride along frequency, dilation along time
     (8, 2, 1, 1),
@@ -185,29 +132,3 @@ class BCResNet(nn.Module):
         x = self.tail(self.blocks(self.stem(x)))
         result: Tensor = self.head(x.mean((2, 3)))
         return result
-
-
-# ----------------------------------------------------------------------------------------------- for timm to know
-
-NETWORKS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
-    "melresnet": (MelResNet, {}),
-    **{f"bcresnet{width}": (BCResNet, {"width": width}) for width in (1, 2, 3, 6, 8)},
-}
-default_cfgs = generate_default_cfgs(
-    {name: {"input_size": (1, 40, 101), "first_conv": "stem.0", "classifier": "head"} for name in NETWORKS}
-)
-
-
-def _register(name: str) -> None:
-    kind, fixed = NETWORKS[name]
-
-    def make(pretrained: bool = False, n_mels: int = 40, **options: Any) -> nn.Module:
-        network: nn.Module = build_model_with_cfg(kind, name, pretrained, n_mels=n_mels, **fixed, **options)
-        return network
-
-    make.__name__ = make.__qualname__ = name  # which timm takes for the network's
-    register_model(make)
-
-
-for _name in NETWORKS:
-    _register(_name)

@@ -1,13 +1,9 @@
-"""Fitting a run to the machine that it runs on: how long it takes, memory layout, compilation, the batch that fits.
-
-All of it works on copies or on made batches, so that nothing of the run itself changes.
-"""
+"""training.tuning."""
 
 from __future__ import annotations
 
 import copy
 import math
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -18,12 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from arg import FeatureConfig, RunConfig, UserError
+from arg import FeatureConfig, RunConfig
 from dataset import WaveData
-from model import Classifier, build_network, first_line, layout_of
-from muon import operations
+from model import Classifier, build_network, layout_of
+from networks.muon import operations
+from system.devices import free_memory, pick_precision
+from system.errors import UserError, first_line
 from transform import VIEWS
-from util import generator, pick_precision
+from util import generator
 
 LARGEST_BATCH = 1024  # clips; the rules for the rate are not to be stretched further
 LEAST_STEPS = 16  # of an epoch that --batch-size auto leaves
@@ -88,9 +86,6 @@ def learning_operations(net: nn.Module, features: FeatureConfig) -> int:
     return 3 * int(counter.get_total_flops())
 
 
-# ---------------------------------------------------------------------------------------------------- the time
-
-
 def expected_seconds(model: Classifier, data: WaveData) -> float:
     """How long a fold will take on the device that `model` is on, from a few steps of a copy."""
     device = model.device
@@ -110,9 +105,6 @@ def expected_seconds(model: Classifier, data: WaveData) -> float:
         learning *= 1 + muon_share(model.config)
     epochs = model.config.optim.epochs
     return epochs * len(data.train) * learning + (epochs + VIEWS) * len(data.valid) * looking
-
-
-# --------------------------------------------------------------------------------------------- layout, compiler
 
 
 def pick_layout(model: Classifier) -> torch.memory_format:
@@ -164,9 +156,6 @@ def compile_network(model: Classifier) -> None:
     model.zero_grad()
 
 
-# -------------------------------------------------------------------------------------------------- batch sizes
-
-
 def largest_batch(model: Classifier, clips: int, device: torch.device) -> int:
     """The largest power of two of clips a step that fits, up to LARGEST_BATCH and `clips` / LEAST_STEPS.
 
@@ -212,15 +201,6 @@ def fits_gpu(probe: Classifier, clips: int, device: torch.device) -> bool:
     finally:
         probe.zero_grad()
         torch.cuda.empty_cache()
-
-
-def free_memory() -> int:
-    """Bytes that processes may still take, as the system says."""
-    try:
-        with open("/proc/meminfo") as table:  # noqa: PTH123 (not a file of the user's)
-            return next(1024 * int(line.split()[1]) for line in table if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 def scaled_rate(lr: float, optimizer: str, batch_size: int, base: int) -> float:

@@ -1,4 +1,4 @@
-"""Probabilities on disk as they come: memory stays flat, and a run that was interrupted goes on where it was."""
+"""prediction.results."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from arg import UserError
-from util import remove_leftovers, replacing
+from system.errors import UserError
+from system.files import remove_leftovers, replacing
 
 KEY = "key.json"  # what the rows hang on
 ROWS = "rows.f32"  # (clips, classes) little-endian float32
 MARKS = "marks"  # a hash for each batch of rows
 FLOAT32 = "float32"  # is there where half precision was given up on the first batch
-SCRATCH = "decoded"  # folder for samples on their way to the network
-
+SAMPLES = "decoded"  # folder for samples on their way to the network
 BAD = -1.0  # fills the row of a clip that cannot be read
 MARK_BYTES = 16
 
@@ -123,7 +122,7 @@ class Results:
         for name in (KEY, ROWS, MARKS, FLOAT32):
             (self.folder / name).unlink(missing_ok=True)
         remove_leftovers(self.folder / KEY)
-        shutil.rmtree(self.folder / SCRATCH, ignore_errors=True)
+        shutil.rmtree(self.folder / SAMPLES, ignore_errors=True)
 
 
 def _mark(clips: bytes, content: bytes) -> bytes:

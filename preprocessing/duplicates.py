@@ -1,43 +1,28 @@
-"""What is odd about a data set's clips: levels, flags, near duplicates, and a picture of it all.
-
-Works on decoded samples and tables of clips; files are none of its business. scipy, pandas and matplotlib are imported
-where they are used, so that ``preprocess.py -h`` answers at once.
-"""
+"""Duplicates: clips of the same samples, and near duplicates, which are one recording in several forms."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from util import forget_pages, replacing
+from preprocessing.audit import BLOCK
+from preprocessing.store import map_waves
+from system.files import forget_pages
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
-
-FULL_SCALE = 32768
-FLOOR_DB = -100.0
-
-# Flags; docs/data.md says how each was decided on recorded clips.
-SILENT_DB = -65.0  # RMS below this
-CLIPPED_SHARE = 0.001  # of the samples, in flat runs at the extremes …
-CLIPPED_PEAK_DB = -20.0  # … of a clip that is this loud: a quiet one has flat runs from its few steps alone
-DC_SHARE = 0.01  # of full scale
-DURATION_RATIO = 2.0  # at least this many times shorter or longer than the median
-DURATION_SPREADS = 5.0  # and at least this many standard deviations of the log duration (by its median deviation)
-
-# How far the loud parts of a clip stand over the quiet ones.
-FRAME_SECONDS = 0.02
-LOUD_SHARE, QUIET_SHARE = 0.95, 0.20  # quantiles of the frames' powers
 
 # Near duplicates; likewise.
 WINDOW_SECONDS = 2.0  # the loudest part of a longer clip
@@ -54,125 +39,6 @@ WHITEN = 0.25  # exponent of the magnitudes in the correlation; 1 keeps them, 0 
 SAME = 0.65  # correlation of two clips that are one recording
 CHAINED = 0.4  # the same, of two that another clip links
 BATCH_BYTES = 1 << 21  # of float32 samples at a time: about what stays in the cache
-BLOCK = 1 << 18  # samples of a long clip at a time
-
-
-# -------------------------------------------------------------------------------------------- levels and flags
-
-
-class Levels(NamedTuple):
-    """How loud a clip is, and signs of a bad recording."""
-
-    peak_db: float  # dB re full scale, at least FLOOR_DB
-    rms_db: float  # the same, about the mean: an offset is no sound
-    dc: float  # mean, share of full scale
-    clipped: float  # share of the samples in runs of 3 or more at the clip's own maximum or minimum
-
-
-def measure(samples: NDArray[np.int16]) -> Levels:
-    """The levels of a clip of one or more samples, (n,) int16; about 20 us for 16,000 of them."""
-    high, low = int(samples.max()), int(samples.min())
-    total, squares, flat = 0.0, 0.0, 0
-    for start in range(0, len(samples), BLOCK):
-        block = samples[start : start + BLOCK]
-        wave = block.astype(np.float32)
-        wave -= (high + low) / 2  # sums of small numbers keep their digits
-        total += float(wave.sum())
-        squares += float(np.dot(wave, wave))
-        if high > low:
-            flat += _flat(block, high, low)
-    mean = total / len(samples)
-    rms = max(squares / len(samples) - mean**2, 0.0) ** 0.5
-    dc = (mean + (high + low) / 2) / FULL_SCALE
-    return Levels(_decibels(max(high, -low)), _decibels(rms), dc, flat / len(samples))
-
-
-def _flat(block: NDArray[np.int16], high: int, low: int) -> int:
-    """Samples in runs of 3 or more at the extremes; a run over the edge of a block may count as shorter."""
-    extreme = (block == high) | (block == low)
-    third = extreme[2:] & extreme[1:-1] & extreme[:-2]
-    if not third.any():
-        return 0
-    run = np.zeros_like(extreme)
-    for shift in range(3):
-        run[shift : shift + len(third)] |= third
-    return int(np.count_nonzero(run))
-
-
-def _decibels(level: float) -> float:
-    return max(20 * float(np.log10(level / FULL_SCALE)), FLOOR_DB) if level > 0 else FLOOR_DB
-
-
-def loud_over_quiet_db(waves: NDArray[np.int16], offset: Ints, length: Ints, sample_rate: int) -> NDArray[np.float64]:
-    """How far each clip's loud frames stand over its quiet ones, dB, (n,): about its signal-to-noise ratio.
-
-    That is the 95th percentile of the power in frames of 20 ms over the 20th, each frame about its own mean and never
-    less than the rounding to 16 bits has. A recording that is loud throughout gives little, however clean. `waves`
-    holds all clips, (samples,); `offset` and `length` (n,) say which samples are whose.
-    """
-    size = max(1, round(FRAME_SECONDS * sample_rate))
-    frames = np.maximum(length // size, 1)
-    ratio = np.zeros(len(offset))
-    order = np.argsort(offset, kind="stable")
-    done = np.cumsum(frames[order] * size)
-    plain = np.asarray(waves)
-    for rows in np.split(order, np.flatnonzero(np.diff(done // (4 * BLOCK))) + 1):  # a million samples at a time
-        count = frames[rows]
-        clip = np.repeat(np.arange(len(rows)), count)
-        start = np.repeat(offset[rows], count) + size * (
-            np.arange(len(clip)) - np.repeat(np.cumsum(count) - count, count)
-        )
-        power = np.empty(len(clip))
-        for part in range(0, len(clip), BLOCK // size):
-            which = slice(part, part + BLOCK // size)
-            power[which] = _power(plain, start[which], np.minimum(size, length[rows][clip[which]]))
-        power = 10 * np.log10(np.maximum(power, 1 / 12))
-        power = power[np.lexsort((power, clip))]
-        first = np.cumsum(count) - count
-        loud, quiet = (
-            power[first + np.rint(share * (count - 1)).astype(np.int64)] for share in (LOUD_SHARE, QUIET_SHARE)
-        )
-        ratio[rows] = loud - quiet
-        forget_pages(waves)
-    return ratio
-
-
-def _power(waves: NDArray[np.int16], start: Ints, size: Ints) -> NDArray[np.float64]:
-    """Variances of frames of `waves`, (frames,)."""
-    power = np.empty(len(start))
-    for one in np.unique(size):  # but for clips that are shorter than a frame, all are alike
-        which = np.flatnonzero(size == one)
-        frames = sliding_window_view(waves, one)[start[which]].astype(np.float32)
-        frames -= frames.mean(1, keepdims=True)
-        power[which] = np.einsum("ij,ij->i", frames, frames) / one
-    return power
-
-
-def flags(table: DataFrame, sample_rate: int) -> list[str]:
-    """What is odd about each clip: words out of silent, clipped, dc, short, long, resampled, with spaces between.
-
-    `table` has length (samples at `sample_rate`, Hz), sample_rate (Hz, of the file) and the fields of `Levels`. short
-    and long are relative to the median of the rows given.
-    """
-    if not len(table):
-        return []
-    log_length = np.log(table["length"].to_numpy(np.float64))
-    off = log_length - np.median(log_length)
-    spread = 1.4826 * float(np.median(np.abs(off)))  # the standard deviation, were it normal
-    limit = max(np.log(DURATION_RATIO), DURATION_SPREADS * spread)
-    found = {
-        "silent": table["rms_db"] < SILENT_DB,
-        "clipped": (table["clipped"] > CLIPPED_SHARE) & (table["peak_db"] > CLIPPED_PEAK_DB),
-        "dc": table["dc"].abs() > DC_SHARE,
-        "short": off < -limit,
-        "long": off > limit,
-        "resampled": table["sample_rate"] != sample_rate,
-    }
-    rows = zip(*(np.asarray(mask, bool) for mask in found.values()), strict=True)
-    return [" ".join(name for name, on in zip(found, row, strict=True) if on) for row in rows]
-
-
-# --------------------------------------------------------------------------------------------- near duplicates
 
 
 def near_duplicates(
@@ -404,48 +270,40 @@ def _clusters(n: int, pairs: Ints, confirm: Callable[[Ints], Ints]) -> Ints:
     return cluster
 
 
-# -------------------------------------------------------------------------------------------------- the picture
+def reject_duplicates(table: DataFrame) -> None:
+    """Give a reason to training clips whose decoded audio another one has too.
 
-
-def draw_audit(table: DataFrame, classes: Sequence[str], sample_rate: int, path: Path) -> None:
-    """Write a PNG of the clips in `table`: durations, levels, and clips of each class.
-
-    `table` has label, length (samples at `sample_rate`, Hz), peak_db and rms_db; clips of no class in `classes` count
-    for durations and levels alone.
+    Under one label the first by name is kept; under several, none can be trusted.
     """
-    from matplotlib.figure import Figure
-
-    columns = -(-len(classes) // 50)
-    rows = -(-len(classes) // columns)
-    bars_height = 0.9 + 0.17 * max(rows, 4)
-    figure = Figure(figsize=(11, 3 + bars_height), layout="constrained")
-    parts: Any = figure.subfigures(2, 1, height_ratios=(3, bars_height))  # typed as one of them
-    above, below = parts
-
-    durations, levels = above.subplots(1, 2)
-    durations.hist(table["length"] / sample_rate, bins=50, color="C0")
-    durations.set(xlabel="duration (s)", ylabel="clips", yscale="log", title=f"{len(table):,} clips")
-    edges = np.arange(FLOOR_DB, 1.5, 1.5)
-    for name, label in (("peak_db", "peak"), ("rms_db", "RMS")):
-        levels.hist(table[name], bins=edges, alpha=0.6, label=label)
-    levels.set(xlabel="level (dB re full scale)", ylabel="clips", yscale="log", title="levels")
-    levels.legend()
-
-    count = table["label"].value_counts().reindex(classes, fill_value=0)
-    middle = float(count.median())
-    axes = below.subplots(1, columns, sharex=True, squeeze=False)[0]
-    for column, part in zip(axes, np.array_split(np.arange(len(classes)), columns), strict=True):
-        column.barh(range(len(part)), count.iloc[part], color="C0", height=0.8)
-        column.axvline(middle, color="C3", linewidth=1)
-        column.set_yticks(range(len(part)), [short(classes[row]) for row in part], fontsize=8)
-        column.set(ylim=(max(rows, 4) - 0.4, -0.6), xlabel="clips")
-        column.margins(y=0)
-    below.suptitle(f"clips of each of {len(classes)} classes (line: the median, {middle:,.0f})", fontsize=11)
-    with replacing(path) as beside:
-        figure.savefig(beside, format="png", dpi=110)
+    train = table[(table["split"] == "train") & (table["reason"] == "")]
+    repeated = train[train.duplicated(["digest", "length"], keep=False)]
+    for _, same in repeated.groupby(["digest", "length"]):
+        clips = list(zip(same.index, same["fname"], same["label"], strict=True))
+        _, first_name, first_label = clips[0]
+        rival = next(((name, label) for _, name, label in clips if label != first_label), None)
+        for index, name, label in clips:
+            if rival:
+                other_name, other_label = rival if label == first_label else (first_name, first_label)
+                table.loc[index, "reason"] = f"same audio as {other_name}, labelled {other_label}"
+            elif name != first_name:
+                table.loc[index, "reason"] = f"duplicate of {first_name}"
 
 
-def short(name: str) -> str:
-    """A class name for a picture: not too long, and no formula even with dollar signs."""
-    name = name if len(name) <= 24 else f"{name[:23]}…"
-    return name.replace("$", r"\$")
+def find_clusters(clips: DataFrame, old: DataFrame | None, waves: Path, sample_rate: int) -> NDArray[np.object_]:
+    """The near duplicates among `clips` but noise, (n,): the name of the first clip of each one's cluster, or ''.
+
+    They are looked for only where the clips are not those of `old`, an earlier table.
+    """
+    from preprocessing.duplicates import near_duplicates
+
+    same = ["fname", "split", "digest"]
+    if old is not None and np.array_equal(old[same].to_numpy(object), clips[same].to_numpy(object)):
+        return old["cluster"].to_numpy(object)
+    heard = clips[clips["split"] != "noise"]
+    offset, length = (heard[name].to_numpy(np.int64) for name in ("offset", "length"))
+    number = near_duplicates(map_waves(waves), offset, length, sample_rate)
+    names = heard["fname"].to_numpy(object)[number]
+    names[np.bincount(number, minlength=len(number))[number] == 1] = ""
+    cluster = np.full(len(clips), "", object)
+    cluster[heard.index] = names
+    return cluster

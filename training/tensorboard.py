@@ -1,7 +1,4 @@
-"""A fold as TensorBoard shows it: settings, curves and confusion matrix, which `train.py --logger tensorboard` writes.
-
-Everything that torch or tensorboard is needed for is imported where it is used: the package tensorboard is optional.
-"""
+"""training.tensorboard."""
 
 from __future__ import annotations
 
@@ -15,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from arg import RunConfig, UserError, flat, to_plain
-from audit import short
+from arg import RunConfig, flat, to_plain
+from preprocessing.audit import short
+from system.errors import UserError
+from system.paths import EVENTS
 from util import confusion
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch.utils.tensorboard import SummaryWriter
 
-EVENTS = "tensorboard"  # folder in a fold's
 CURVES = {  # by columns of history.csv
     "train_loss": "loss/training",
     "valid_loss": "loss/held_out",

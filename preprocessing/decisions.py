@@ -1,7 +1,4 @@
-"""A person's decisions about training clips: read from a list, kept on record in the work folder, applied to the clips.
-
-The data set is never changed. The record (relabel.csv in the work folder) is applied each time the folder is prepared.
-"""
+"""preprocessing.decisions."""
 
 from __future__ import annotations
 
@@ -16,14 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from arg import UserError
+from system.errors import UserError
+from system.paths import RECORD
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-RECORD = "relabel.csv"
 RELABEL, DROP, KEEP = "relabel", "drop", "keep"
 ACTIONS = (RELABEL, DROP, KEEP)
+
 # Of the list that a person edits; --relabel reads the first four, whatever stands beside them and in any order.
 LIST_COLUMNS = ("fname", "label", "suggested", "action", "p_label", "p_suggested", "group", "fold", "reason")
 READ_COLUMNS = LIST_COLUMNS[:4]
@@ -51,8 +49,6 @@ class Decision:
 
 
 Record = dict[str, Decision]  # by fname
-
-# ------------------------------------------------------------------------------------------------------ the record
 
 
 def read_record(work: Path) -> Record:
@@ -92,9 +88,6 @@ def describe(record: Record) -> str:
     return f"{count[RELABEL]:,} relabelled, {count[DROP]:,} dropped, {count[KEEP]:,} kept"
 
 
-# -------------------------------------------------------------------------------------------------------- the list
-
-
 def read_list(path: Path, labels: Mapping[str, str], folds: Mapping[str, int], record: Record) -> Record:
     """`record` with the decisions of an edited list. Rows without an action decide nothing.
 
@@ -102,7 +95,8 @@ def read_list(path: Path, labels: Mapping[str, str], folds: Mapping[str, int], r
     must be the clip's in the data set or on record. ``keep`` says that the label in the row is right, whatever the
     record says, so it also takes a decision back. UserError, and no decision counts, where any row has a fault.
     """
-    from source import printable, read_rows
+    from preprocessing.files import printable
+    from preprocessing.manifest import read_rows
 
     header, rows = read_rows(path)
     column = {name: header.index(name) for name in READ_COLUMNS if name in header}
@@ -168,9 +162,6 @@ def unshielded(text: str) -> str:
     return text[1:] if re.match(r"'+[=+\-@]", text) else text
 
 
-# ----------------------------------------------------------------------------------------------------- the effect
-
-
 def apply_record(table: DataFrame, record: Record) -> list[str]:
     """Change label and reason in `table` (fname, label, split, reason, digest, length) as decided; returns warnings.
 
@@ -179,7 +170,7 @@ def apply_record(table: DataFrame, record: Record) -> list[str]:
     clip that was dropped. A decision about a clip that is gone, or whose label in the data set has changed, has no
     effect.
     """
-    from source import some
+    from preprocessing.files import some
 
     if not record:
         return []

@@ -1,4 +1,4 @@
-"""The optimiser Muon, for networks of convolutions on any device."""
+"""networks.muon."""
 
 from __future__ import annotations
 

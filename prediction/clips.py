@@ -1,4 +1,4 @@
-"""The clips to label, in batches of waves: a store's, or a folder's, which are decoded on the way."""
+"""prediction.clips."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from arg import InferenceConfig, RunConfig, UserError
+from arg import InferenceConfig, RunConfig
 from dataset import Clips, Store, gather
-from preprocess import CLIPS, STORE, decode_stream, load_rejected
-from source import ClipFolder, is_test_root
+from preprocessing.decode import decode_stream
+from preprocessing.files import ClipFolder, is_test_root
+from preprocessing.store import load_rejected
+from system.errors import UserError
+from system.paths import CLIPS, STORE
 from util import Names
 
 Batch = tuple[Tensor, NDArray[np.bool_]]  # (B, clip_samples) int16 waves; which of them could not be read

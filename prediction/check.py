@@ -1,8 +1,4 @@
-"""Whether a submission would be accepted, and whether its labels look like those of training.
-
-``python inference.py --check submission.csv`` needs no network, and torch only where there is no store to tell the
-classes.
-"""
+"""prediction.check."""
 
 from __future__ import annotations
 
@@ -16,26 +12,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from arg import InferenceConfig, UserError
-from preprocess import STORE, load_rejected, load_store, read_clips
-from source import ClipFolder, is_test_root
-from submission import (
-    NEAR_TIE,
-    Check,
-    Form,
-    check_submission,
-    probabilities_path,
-    probability_form,
-    read_form,
-    read_sample,
-)
+from arg import InferenceConfig
+from prediction.forms import Form, probability_form, read_form, read_sample
+from prediction.submission import probabilities_path
+from prediction.validation import NEAR_TIE, Check, check_submission
+from preprocessing.files import ClipFolder, is_test_root
+from preprocessing.store import load_rejected, load_store, read_clips
+from system.errors import UserError
+from system.paths import STORE
 from util import Names
 
 if TYPE_CHECKING:
     from arg import RunConfig
-
 Ints = NDArray[np.integer[Any]]
-
 CHANCE = 0.001  # what is likelier than this by chance alone is not warned of
 SHIFT = 0.1  # smallest share of the labels that would have to be others: a million rows make any difference significant
 COLLAPSE = 0.9  # share of a single class ...
@@ -62,9 +51,6 @@ def check(config: InferenceConfig) -> None:
         kinds = f"{len(found.problems)} problem{'s' if len(found.problems) > 1 else ''}"
         raise UserError(f"{config.check}: would be rejected, {kinds}, compared with {what}")
     print(f"{config.check}: would be accepted, {len(form.ids):,} rows as in {what}")
-
-
-# --------------------------------------------------------------------------------------------- what it should look like
 
 
 def training_labels(work: Path, store: dict[str, Any] | None) -> tuple[tuple[str, ...], Ints]:
@@ -109,9 +95,6 @@ def test_names(work: Path) -> Iterator[str]:
     rejected = load_rejected(work)
     for part in chain(read_clips(work, ["fname", "split"]), [rejected]):
         yield from part["fname"][part["split"] == "test"]
-
-
-# ------------------------------------------------------------------------------------------------ what its labels say
 
 
 def near_ties_beside(path: Path, form: Form, classes: tuple[str, ...], found: Check) -> int | None:

@@ -1,0 +1,60 @@
+"""Write a submission and the probabilities behind it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prediction.forms import BLOCK_ROWS, ClipForm, probability_form
+from prediction.validation import Check, check_submission
+from system.errors import UserError
+from system.files import remove_leftovers, replacing
+
+Ints = NDArray[np.int64]
+
+
+def probabilities_path(output: Path) -> Path:
+    """Where the probabilities of a submission stand."""
+    return output.with_name(f"{output.stem}_probabilities.csv")
+
+
+def write_submission(
+    output: Path, form: ClipForm, classes: tuple[str, ...], rows_at: Callable[[Ints], NDArray[np.float32]]
+) -> Check:
+    """Write the submission, and every probability beside it; returns what is in them.
+
+    `rows_at` gives the probabilities of clips, (n, classes), by their positions. Both files are read again before they
+    take their places: UserError, and nothing is written, where one would be rejected.
+    """
+    import pandas as pd
+
+    names = np.array(classes, object)
+    for path in (output, probabilities_path(output)):
+        remove_leftovers(path)
+    with contextlib.ExitStack() as stack:
+        paths = [  # the last is renamed first
+            stack.enter_context(replacing(path)) for path in (output, probabilities_path(output))
+        ]
+        with contextlib.ExitStack() as open_files:
+            short_file, full_file = (
+                open_files.enter_context(path.open("w", encoding="utf-8", newline="")) for path in paths
+            )
+            for start in range(0, max(1, len(form.ids)), BLOCK_ROWS):  # the header, where there is no clip
+                rows = rows_at(form.rows[start : start + BLOCK_ROWS])
+                ids = form.ids[start : start + BLOCK_ROWS]
+                full = pd.DataFrame(rows, columns=list(classes))
+                full.insert(0, form.header[0], ids, allow_duplicates=True)
+                short = pd.DataFrame({form.header[0]: ids, form.header[1]: names[rows.argmax(1)]})
+                submission = full[list(form.header)] if form.probabilities else short
+                for table, file in ((full, full_file), (submission, short_file)):
+                    table.to_csv(file, index=False, header=start == 0)
+        found = check_submission(paths[0], form, classes)
+        probabilities = check_submission(paths[1], probability_form(form, classes), classes)
+        if problems := [*found.problems, *probabilities.problems]:
+            raise UserError(f"{output}: not written, since it would be rejected: {'; '.join(problems)}")
+    return dataclasses.replace(found, near_ties=probabilities.near_ties)

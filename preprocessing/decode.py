@@ -1,0 +1,324 @@
+"""Decode audio files to int16 samples at one sample rate.
+
+The only module that opens audio files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import os
+import re
+import shutil
+import signal
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from preprocessing.store import writing
+from preprocessing.workers import STALL_SECONDS, isolated
+from system.console import progress
+from system.errors import UserError
+from system.paths import SCRATCH
+
+if TYPE_CHECKING:
+    from preprocessing.files import File
+
+CHUNK_FILES = 32  # files that a decoding process takes at a time
+CHUNK_BYTES = 4 << 20  # ... or fewer, where they are long
+BLOCK_VALUES = 1 << 18  # of a long file, read at a time: frames x channels
+COPY_BYTES = 1 << 20  # of samples at a time
+LONGEST_HOURS = 24  # of a file: a few bytes of FLAC can stand for hours, and would fill the disk
+Key = tuple[str, str, int, int]  # of a file: split, fname, size, time of its last change
+
+
+class Audio(NamedTuple):
+    """What decoding a file gave; a file without usable audio has a reason and no samples."""
+
+    offset: int = 0  # in samples, in WAVES
+    length: int = 0  # samples
+    sample_rate: int = 0  # Hz, of the file
+    channels: int = 0
+    digest: str = ""  # of the decoded samples
+    peak_db: float = 0.0  # the levels as audit.measure has them
+    rms_db: float = 0.0
+    dc: float = 0.0
+    clipped: float = 0.0
+    truncated: int = 0  # 1 where the header promises more than there is
+    reason: str = ""
+
+
+class Decoded(NamedTuple):
+    """A few files' samples back to back, and for each file where its own begin, their number, and why it has none."""
+
+    waves: NDArray[np.int16]
+    offset: NDArray[np.int64]
+    length: NDArray[np.int64]
+    reason: list[str]
+
+
+def decode_stream(files: Sequence[File], sample_rate: int, scratch: Path) -> Generator[Decoded, None, None]:
+    """Decode `files` in order, at `sample_rate` (Hz), with a bounded number under way whatever their number.
+
+    Samples pass through `scratch`, a folder that is made and removed. What is not asked for is not decoded.
+    """
+    shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
+    scratch.mkdir(parents=True)
+    try:
+        for path, audios in _decode_chunks(files, sample_rate, scratch):
+            # copy on write, only since torch asks for memory that may be written
+            waves = np.memmap(path, "<i2", "c") if path.stat().st_size else np.empty(0, np.int16)
+            path.unlink()  # the map keeps the samples
+            offset, length = (np.array(column, np.int64) for column in zip(*(a[:2] for a in audios), strict=True))
+            yield Decoded(waves, offset, length, [audio.reason for audio in audios])
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def decode_files(
+    files: Sequence[File],
+    sample_rate: int,
+    waves: Path,
+    note_down: Callable[[list[tuple[File, Audio]]], None] = lambda chunk: None,
+) -> list[Audio]:
+    """Decode `files` on all cores and append their samples, in their order, to `waves`.
+
+    `note_down` is told of each chunk of files when its samples are there.
+    """
+    if not files:
+        return []
+    waves.parent.mkdir(parents=True, exist_ok=True)
+    scratch = waves.parent / SCRATCH
+    shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
+    scratch.mkdir()
+    try:
+        with waves.open("ab") as out:
+            out.write(b"\0" * (out.tell() % 2))  # such a run may have left half a sample, too
+
+            def written() -> Iterator[Audio]:
+                rest, buffer = iter(files), memoryview(bytearray(COPY_BYTES))
+                for samples, audios in _decode_chunks(files, sample_rate, scratch):
+                    start = out.tell() // 2
+                    with samples.open("rb", buffering=0) as decoded:
+                        while size := decoded.readinto(buffer):
+                            out.write(buffer[:size])
+                    samples.unlink()
+                    out.flush()
+                    placed = [a._replace(offset=start + a.offset) if a.length else a for a in audios]
+                    note_down([(file, audio) for audio, file in zip(placed, rest)])  # noqa: B905 (the rest is to come)
+                    yield from placed
+
+            done = list(progress(written(), len(files), "decoding"))
+            os.fsync(out.fileno())
+        return done
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _decode_chunks(files: Sequence[File], sample_rate: int, scratch: Path) -> Iterator[tuple[Path, list[Audio]]]:
+    """`_read_chunk` of all files in order."""
+
+    def lost(_: str, reason: str) -> tuple[Path, list[Audio]]:
+        return _Samples(scratch).close(), [Audio(reason=f"unreadable: its decoder {reason}")]
+
+    read = partial(_read_chunk, sample_rate=sample_rate, scratch=scratch, patience=STALL_SECONDS)
+    return isolated(read, _chunks(files), lost)
+
+
+def _chunks(files: Iterable[File]) -> Iterator[list[str]]:
+    """The paths of `files` in lists of at most CHUNK_FILES and about CHUNK_BYTES."""
+    chunk: list[str] = []
+    size = 0
+    for file in files:
+        chunk.append(file.path)
+        size += file.size
+        if len(chunk) == CHUNK_FILES or size >= CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+class _Samples:
+    """Little-endian int16 samples as they are decoded, in a file in `folder`.
+
+    So no clip is too long for the memory of the process that decodes it, nor for that of the one that collects; nor
+    are samples copied from process to process, which takes longer than the page cache does.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        with writing(folder):
+            self._file = tempfile.NamedTemporaryFile(dir=folder, delete=False)  # noqa: SIM115 (handed over)
+        self._count = 0
+        self._last = np.empty(0, np.int16)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def append(self, samples: NDArray[np.int16]) -> None:
+        if len(samples):
+            self._last = samples.astype("<i2", copy=False)
+            with writing(self._folder):  # no fault of the file that is read
+                self._file.write(self._last.data)
+            self._count += len(samples)
+
+    def since(self, start: int) -> NDArray[np.int16]:
+        """Those from `start` on, which are some."""
+        if len(self._last) == self._count - start:
+            return self._last
+        with writing(self._folder):
+            self._file.flush()
+        return np.memmap(self._file.name, "<i2", "r", offset=2 * start)
+
+    def forget(self, start: int) -> None:
+        """Drop those from `start` on."""
+        with writing(self._folder):
+            self._file.seek(2 * start)
+            self._file.truncate()
+        self._count, self._last = start, self._last[:0]
+
+    def close(self) -> Path:
+        with writing(self._folder):
+            self._file.close()
+        return Path(self._file.name)
+
+
+def _read_chunk(paths: list[str], sample_rate: int, scratch: Path, patience: float = 0) -> tuple[Path, list[Audio]]:
+    """The samples of several files back to back, and for each file its audio, with offsets into those samples.
+
+    SIGALRM ends the process where nothing can be read for `patience` seconds; 0: it waits.
+    """
+    from preprocessing.audit import measure
+
+    samples, audios = _Samples(scratch), []
+    for path in paths:
+        start = len(samples)
+        try:
+            rate, channels, truncated = _read(path, sample_rate, samples, patience)
+        except (OSError, ValueError, RuntimeError, MemoryError) as error:  # soundfile's and soxr's are RuntimeErrors
+            samples.forget(start)
+            reason = getattr(error, "error_string", "") or getattr(error, "strerror", "") or str(error)
+            if not isinstance(error, _UnusableError):
+                reason = f"unreadable: {reason or type(error).__name__}"
+            audios.append(Audio(reason=" ".join(reason.replace("Error : ", "").split()).rstrip(".")))
+            continue
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        wave = samples.since(start)
+        peak_db, rms_db, dc, clipped = measure(wave)
+        # As many digits as mean something, so that the table is the same everywhere; + 0.0: there is no -0.0.
+        levels = round(peak_db, 2) + 0.0, round(rms_db, 2) + 0.0, round(dc, 5) + 0.0, round(clipped, 6)
+        audios.append(Audio(start, len(wave), rate, channels, digest_of(wave), *levels, truncated))
+    return samples.close(), audios
+
+
+def digest_of(samples: NDArray[np.int16]) -> str:
+    return hashlib.sha1(samples.astype("<i2", copy=False).data, usedforsecurity=False).hexdigest()[:16]
+
+
+class _UnusableError(ValueError):
+    """A file that can be read but not used; the text is the reason."""
+
+
+def _read(path: str, sample_rate: int, into: _Samples, patience: float) -> tuple[int, int, int]:
+    """Append a file's audio to `into`, resampled to `sample_rate` (Hz), its channels averaged.
+
+    Returns its own sample rate, its channels, and 1 where its header promises more than there is, else 0.
+    _UnusableError says what is wrong with a file's content or name; soundfile's errors pass.
+    """
+    import soxr
+
+    signal.setitimer(signal.ITIMER_REAL, patience)
+    with _open(path) as file:
+        rate, channels, start, frames = file.samplerate, file.channels, len(into), 0
+        if not 1000 <= rate <= 384_000:  # a damaged header: resampling from 1 Hz would fill the memory
+            raise _UnusableError(f"its sample rate is {rate} Hz")
+        exact = channels == 1 and rate == sample_rate and file.subtype == "PCM_16"
+        resampler = None if rate == sample_rate else soxr.ResampleStream(rate, sample_rate, 1, "float32", "HQ")
+        # After each read soundfile would seek, and an MP3's decoder begin anew in the middle; in a pipe it does not.
+        file.seekable = lambda: False
+        at_once = min(max(BLOCK_VALUES // channels, 1), file.frames + 1)  # + 1: a short read is the last one
+        more = True
+        while more:
+            block = file.read(at_once, "int16" if exact else "float32", always_2d=True)
+            signal.setitimer(signal.ITIMER_REAL, patience)
+            frames += len(block)
+            if frames > LONGEST_HOURS * 3600 * rate:
+                raise _UnusableError(f"longer than {LONGEST_HOURS} h: cut it into clips")
+            more = len(block) == at_once
+            if exact:
+                into.append(block[:, 0])
+                continue
+            mono = block.mean(1)
+            if not np.isfinite(mono).all():
+                raise _UnusableError("holds NaN or infinite samples")
+            into.append(_to_int16(resampler.resample_chunk(mono) if resampler else mono))
+        truncated = frames < file.frames - rate // 20 or _mended(file.extra_info)  # an MP3's is an estimate
+    if resampler:
+        into.append(_to_int16(resampler.resample_chunk(np.empty(0, np.float32), last=True)))
+    if len(into) == start:
+        raise _UnusableError("empty: holds no samples")
+    return rate, channels, int(truncated)
+
+
+def _mended(log: str) -> bool:
+    """Whether libsndfile's log of a file tells of a size (of a WAV or an AIFF) that is more than there is.
+
+    What was written to a pipe has the largest size there is, and is whole.
+    """
+    return "(should be" in log and any(
+        int(actual) < int(promised) < 0x7FFF_0000
+        for promised, actual in re.findall(r": (\d+) \(should be (\d+)\)", log)
+    )
+
+
+def _open(path: str) -> Any:
+    """The soundfile.SoundFile at `path`; _UnusableError for a name or a kind of file that is not opened."""
+    import soundfile
+
+    from preprocessing.files import UNSAFE_NAME
+
+    if UNSAFE_NAME.search(path):
+        raise _UnusableError("its name holds a control character or is not UTF-8")
+    if not os.path.isfile(path):  # noqa: PTH113 (a Path for each of 60,000 files is slow)
+        raise _UnusableError("not a file: a dangling link, a pipe or a device")  # opening a pipe would wait for ever
+    return soundfile.SoundFile(path)
+
+
+def _to_int16(wave: NDArray[np.float32]) -> NDArray[np.int16]:
+    return np.clip(np.rint(wave * 32768), -32768, 32767).astype(np.int16)
+
+
+def common_rate(paths: Sequence[str]) -> int:
+    """The most common sample rate (Hz) by the headers: of a sample, or of all files where that leaves a doubt."""
+
+    def rates(paths: Sequence[str]) -> Counter[int]:
+        chunks = [list(paths[start : start + CHUNK_FILES]) for start in range(0, len(paths), CHUNK_FILES)]
+        read = partial(_read_rates, patience=STALL_SECONDS)
+        return sum(isolated(read, chunks, lambda path, reason: Counter[int]()), Counter[int]())
+
+    found = rates(paths[:: math.ceil(len(paths) / 1000)])
+    if not found or max(found.values()) <= 0.6 * found.total():
+        found = rates(paths)
+    if not found:
+        raise UserError(f"none of the {len(paths):,} clips can be read, {paths[0]} for one: are they audio files?")
+    return max(found, key=lambda rate: (found[rate], rate))
+
+
+def _read_rates(paths: list[str], patience: float) -> Counter[int]:
+    """How many files have which sample rate (Hz); decoding tells why the others have none."""
+    found = Counter[int]()
+    for path in paths:
+        signal.setitimer(signal.ITIMER_REAL, patience)
+        with contextlib.suppress(OSError, ValueError, RuntimeError, MemoryError), _open(path) as file:
+            found[file.samplerate] += 1
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    return found

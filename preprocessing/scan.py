@@ -1,0 +1,162 @@
+"""Find the clips of a data set: class folders, official lists, noise recordings."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from arg import PreprocessConfig
+from preprocessing.files import (
+    AUDIO_SUFFIXES,
+    SPLITS,
+    File,
+    find,
+    finder,
+    folder_label,
+    group_finder,
+    inside,
+    prefix_of,
+    printable,
+    some,
+    subfolders,
+)
+from preprocessing.manifest import read_manifest
+from system.errors import UserError
+
+NOISE_FOLDER = "_background_noise_"
+LAYOUTS = (
+    "give a folder that holds a folder a class, or train/ (a folder a class) and test/ (the clips to label), or name "
+    "the labels with --manifest or --label-pattern"
+)
+
+
+class DataSet(NamedTuple):
+    root: Path
+    test_root: Path | None  # a folder of test clips, which their names are relative to
+    sample_submission: Path | None
+    files: list[File]  # in the order of the store: by split, then by name
+    notes: list[str]  # what a person should know about them
+
+
+def scan(config: PreprocessConfig) -> DataSet:
+    """Every clip of the data set that `config` names; UserError where there is nothing to train on."""
+    assert config.input_path is not None
+    if not config.input_path.is_dir():
+        raise UserError(f"{config.input_path}: no such folder; {LAYOUTS}")
+    root, notes = config.input_path.resolve(), list[str]()
+    if config.manifest:
+        where, test_root, files = config.manifest, None, read_manifest(config.manifest, root, config, notes)
+    else:
+        where, test_root, files = _read_folders(root, config, notes)
+    classes = {file.label for file in files if file.split == "train" and not file.reason}
+    if not classes:
+        why = next((f" ({file.fname}: {file.reason})" for file in files if file.reason), "")
+        raise UserError(f"{where}: no clips found in class folders{why}; {LAYOUTS}"
+                        if not config.manifest else f"{where}: names no clip to train on{why}")  # fmt: skip
+    if len(classes) == 1:
+        raise UserError(f"{where}: the only class is {classes.pop()!r}, and at least 2 are needed; {LAYOUTS}")
+    if unknown := sorted({file.label for file in files if file.split == "test"} - classes - {""}):
+        notes.append(f"test clips taken as unlabelled, as no class is called so: {some(unknown, 'label')}")
+        files = [f._replace(label="") if f.split == "test" and f.label not in classes else f for f in files]
+    if config.noise:
+        files += _read_noise(config.noise, files, notes)
+    order = {split: index for index, split in enumerate((*SPLITS, ""))}
+    files.sort(key=lambda file: (order[file.split], file.fname))
+    sample = root / "sample_submission.csv"
+    return DataSet(root, test_root, sample if sample.is_file() else None, files, notes)
+
+
+def _read_folders(root: Path, config: PreprocessConfig, notes: list[str]) -> tuple[Path, Path | None, list[File]]:
+    """The folder of the training clips, that of the test clips, and all files, from the layout under `root`."""
+    train, test = root, None
+    if (root / "train").is_dir() and ((root / "test").is_dir() or subfolders(root / "train")):
+        train = inside(root / "train")
+        test = inside(root / "test") if (root / "test").is_dir() else None
+        noise = config.noise and config.noise.resolve()
+        beside = [name for name in subfolders(root) if name not in ("train", "test")]
+        if unused := [name for name in beside if (root / name).resolve() != noise]:
+            notes.append(f"not used, as there is a train/ beside: {some(unused, 'folder')}")
+    elif (root / "test").is_dir():
+        notes.append("test/ counts as a class: clips to label are looked for there only where there is a train/")
+
+    others = Counter[str]()
+    label_of, group_of = finder(config.label_pattern, "label") or folder_label, group_finder(config)
+    files = list(find(train, root, "train", others, label_of, group_of))
+    missing = "no label: --label-pattern does not match its name" if config.label_pattern else "lies in no class folder"
+    files = [file if file.label else file._replace(reason=missing) for file in files]
+    named = {file.label for file in files}
+    if not config.label_pattern and (empty := [name for name in subfolders(train) if name not in named]):
+        notes.append(f"no class, as there is no clip inside: {some(empty, 'folder')}")
+    files = _apply_lists(files, root, train, test, notes)
+    if test:
+        files += find(test, test, "test", others, label_of, group_of)
+    for folder in (root, root / "train", root / "train" / "audio"):
+        if (folder / NOISE_FOLDER).is_dir():
+            files += [f._replace(label="") for f in find(folder / NOISE_FOLDER, root, "noise", others)]
+    if others:
+        notes.append(f"not audio by their names and ignored: {_kinds(others)}")
+    return train, test, files
+
+
+def _kinds(others: Counter[str]) -> str:
+    return f"{others.total():,} files ({', '.join(f'{count:,} {kind}' for kind, count in others.most_common(3))})"
+
+
+def _read_noise(folder: Path, files: Sequence[File], notes: list[str]) -> list[File]:
+    """The recordings under `folder`, named by their full path, but those that `files` has as noise already.
+
+    So they are never called like a file of the data set. UserError where there is none, or one is a clip to train on
+    or to test with.
+    """
+    way_out = "give another folder, or -i without --noise for none"
+    if not folder.is_dir():
+        raise UserError(f"--noise {folder}: no such folder; {way_out}")
+    top, others = folder.resolve(), Counter[str]()
+    found = sorted(file._replace(fname=file.path, label="") for file in find(top, top, "noise", others))
+    if not found:
+        raise UserError(f"--noise {folder}: no audio file found ({' '.join(sorted(AUDIO_SUFFIXES))}); {way_out}")
+    if others:
+        notes.append(f"not audio by their names and ignored in {folder}: {_kinds(others)}")
+    resolved = functools.cache(lambda name: str(Path(name).resolve()))
+
+    def place(file: File) -> tuple[str, str]:  # the same whatever links lead to its folder
+        name, _, last = file.path.rpartition("/")
+        return resolved(name), last
+
+    there = {place(file): file for file in files if not file.reason}
+    for file in found:
+        if (clip := there.get(place(file))) and clip.split != "noise":
+            raise UserError(f"--noise {folder}: {printable(clip.fname)} in it is a {clip.split} clip; keep noise "
+                            "outside the data set, or in a folder of it whose name begins with _")  # fmt: skip
+    return [file for file in found if place(file) not in there]
+
+
+def _apply_lists(files: list[File], root: Path, train: Path, test: Path | None, notes: list[str]) -> list[File]:
+    """Make the clips that an official testing_list.txt names the test set, where there is no folder of test clips.
+
+    Those of validation_list.txt stay in training: each fold is a validation set.
+    """
+
+    def read(name: str) -> set[str]:
+        folders = [train, *(folder for folder in train.parents if folder.is_relative_to(root))]
+        path = next((folder / name for folder in folders if (folder / name).is_file()), None)
+        lines = path.read_text("utf-8-sig", errors="replace").splitlines() if path else []
+        return {line.strip().replace("\\", "/").removeprefix("./") for line in lines if line.strip()}
+
+    if validation := read("validation_list.txt"):
+        notes.append(
+            f"validation_list.txt: its {len(validation):,} clips stay in training, where folds take their turn"
+        )
+    testing = read("testing_list.txt")
+    if not testing:
+        return files
+    if test:
+        notes.append(f"testing_list.txt: its {len(testing):,} clips stay in training, as there is a test/ beside")
+        return files
+    prefix = prefix_of(train, root)
+    if absent := sorted(testing - {file.fname.removeprefix(prefix) for file in files}):
+        notes.append(f"testing_list.txt names what is not there: {some(absent, 'clip')}")
+    return [f._replace(split="test") if f.fname.removeprefix(prefix) in testing else f for f in files]

@@ -1,0 +1,97 @@
+"""What a person checks before training."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from arg import PreprocessConfig
+from preprocessing.folds import units_of
+from system.console import clock
+from system.paths import CLIPS, PICTURE, REJECTED
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from preprocessing.decisions import Record
+
+
+def summary_lines(
+    config: PreprocessConfig,
+    store: dict[str, Any],
+    clips: DataFrame,
+    rejected: DataFrame,
+    record: Record,
+    notes: list[str],
+) -> list[str]:
+    """The lines that a person checks before training."""
+    import pandas as pd
+
+    from preprocessing.decisions import describe
+    from preprocessing.files import some
+    from system.paths import RECORD
+
+    train = clips[clips["split"] == "train"]
+    test = clips[clips["split"] == "test"]
+    counts = pd.crosstab(train["label"], train["fold"]).reindex(columns=range(store["folds"]), fill_value=0)
+    rows = [(label, [*row, sum(row)]) for label, *row in counts.itertuples(name=None)]
+    rows.append(("all", [*counts.sum(), len(train)]))
+    rows.append(("classes", [*(counts > 0).sum(), len(counts)]))
+    unit = pd.Series(units_of(train), train.index)  # groups, joined where near duplicates link them
+    if store["grouped"]:
+        groups = unit.groupby(train["fold"]).nunique()
+        rows.append(("groups", [*groups, sum(groups)]))
+    header = ("class", [*(f"fold {fold}" for fold in range(store["folds"])), "clips"])
+    rows.insert(0, header)
+    width = max(len(label) for label, _ in rows)
+    lines = [f"{label:<{width}}" + "".join(f"{cell:>8}" for cell in cells) for label, cells in rows]
+    if len(counts) > 40:
+        lines[11 : len(counts) - 9] = [f"... {len(counts) - 20} more classes"]
+    torn = int((train[train["cluster"] != ""].groupby("cluster")["fold"].nunique() > 1).sum())
+    but = f" but {torn:,} clusters, see below" if torn else ""
+    lines.append(f"checked: no group and no duplicate is in two folds{but}")
+
+    rate = store["sample_rate"]
+    lines += [
+        "",
+        f"{len(train):,} clips of {len(counts):,} classes to train on, {len(test):,} test clips "
+        f"({(test['label'] != '').sum():,} labelled), {store['counts']['noise']:,} noise recordings",
+        f"{rate:,} Hz, window {store['clip_samples'] / rate:g} s, {clock(clips['length'].sum() / rate)} of audio",
+    ]
+    if config.group == "auto" and not store["grouped"]:
+        notes.append("no groups found (names like <speaker>_nohash_<n>, a manifest's column, --group-pattern): if one "
+                     "speaker's clips lie in several folds, scores will be too good")  # fmt: skip
+    elif store["grouped"] and (alone := int((train["group"] == "").sum())):
+        notes.append(f"{alone:,} clips name no group: each is one for itself")
+    units = unit.groupby(train["label"]).nunique()
+    if small := list(units.index[units < store["folds"]]):
+        what = "groups" if store["grouped"] else "clips"
+        notes.append(f"fewer {what} than folds, so some folds hold none: {some(small, 'class', 'classes')}")
+    found = Counter(word for flags in clips["flags"] for word in flags.split())
+    if found["in-train"]:
+        notes.append(f"the same audio is in train (flag in-train): {found['in-train']:,} of {len(test):,} test clips")
+    if known := int((test["group"].isin(set(train["group"]) - {""})).sum()):
+        notes.append(f"of a group that is in train: {known:,} of {len(test):,} test clips")
+    if found:
+        kinds = ", ".join(f"{count:,} {word}" for word, count in found.most_common())
+        lines.append(f"flagged, and kept: {kinds}; see {config.work / CLIPS} and {config.work / PICTURE}")
+    if clusters := clips.loc[clips["cluster"] != "", "cluster"].nunique():
+        lines.append(f"near duplicates: {found['near-duplicate']:,} clips in {clusters:,} clusters")
+    if record:
+        lines.append(f"decided by hand: {describe(record)}; see {config.work / RECORD}")
+    lines += [f"warning: {note}" for note in notes]
+
+    if len(rejected):
+        lines.append(f"rejected: {len(rejected):,} files, see {config.work / REJECTED}")
+        kinds = rejected["reason"].str.replace(r"^line \d+: ", "", regex=True)
+        kinds = (
+            kinds.str.split(r":| of | as | line | \(", regex=True).str[0]
+            + " ("
+            + rejected["split"].replace("", "manifest")
+            + ")"
+        )
+        for kind, same in rejected.groupby(kinds, sort=False):
+            lines.append(f"  {len(same):,} {kind}")
+            examples = zip(same["fname"][:3], same["reason"][:3], strict=True)
+            lines += [f"    {name}: {reason}" for name, reason in examples]
+    return lines

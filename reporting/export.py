@@ -1,0 +1,47 @@
+"""The list of suspected labels that a person edits."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from system.errors import UserError
+
+if TYPE_CHECKING:
+    from reporting.findings import Findings
+    from reporting.gather import HeldOut
+
+
+def spare_decisions(path: Path, work: Path) -> None:
+    """UserError where a list of suspects at `path`, to be written anew, holds decisions that are not on record yet."""
+    from preprocessing.decisions import READ_COLUMNS, read_record, unshielded
+    from preprocessing.manifest import read_rows
+
+    if not path.exists():
+        return
+    header, rows = read_rows(path)
+    if not set(READ_COLUMNS) <= set(header):
+        raise UserError(f"{path}: is there, and no list of suspects: name another file")
+    record = read_record(work)
+    fname, action = header.index("fname"), header.index("action")
+    decided = [unshielded(row[fname]) for _, row in rows if len(row) > max(fname, action) and row[action].strip()]
+    if lost := [name for name in decided if name not in record]:
+        raise UserError(
+            f"{path}: has {len(lost):,} decisions that are not on record yet, {lost[0]!r} the first: give it to "
+            "preprocess.py --relabel before, or name another file"
+        )
+
+
+def export(path: Path, clips: HeldOut, findings: Findings) -> None:
+    """Write the list of suspected labels, without those that a person has decided on already."""
+    from arg import work_option
+    from preprocessing.decisions import read_record
+    from reporting.suspects import write_suspects
+
+    count = write_suspects(path, findings.table, clips.classes, findings.judged, read_record(clips.work))
+    options = [*work_option(clips.work), "--relabel", str(path)]
+    print(
+        f"{path}: {count:,} clips to listen to; fill in its action column (relabel, drop, keep), then\n"
+        f"  {shlex.join(['python', 'preprocess.py', *options])}"
+    )

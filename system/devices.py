@@ -1,0 +1,63 @@
+"""Processors and GPUs: which to compute on, in which precision, with how much memory."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+from typing import TYPE_CHECKING
+
+from system.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def free_memory() -> int:
+    """Bytes that processes may still take, as the system says."""
+    try:
+        with open("/proc/meminfo") as table:  # noqa: PTH123 (not a file of the user's)
+            return next(1024 * int(line.split()[1]) for line in table if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def pick_device(gpu: str | None) -> torch.device:
+    """-g: "cpu", an index, or None for the first GPU where there is one. UserError where there is no such GPU."""
+    import torch
+
+    count = torch.cuda.device_count()
+    if gpu is None:
+        return torch.device("cuda", 0) if count else torch.device("cpu")
+    if gpu == "cpu":
+        return torch.device("cpu")
+    if not gpu.isdecimal() or int(gpu) >= count:
+        have = f"this machine has {count} (0 to {count - 1})" if count else "this machine has none that torch can use"
+        raise UserError(f"-g {gpu}: no such GPU, {have}; use -g cpu for the processor")
+    return torch.device("cuda", int(gpu))
+
+
+def pick_precision(precision: str, device: torch.device) -> str:
+    """Lightning's name for --precision; "auto" is bf16 where the chip has it natively, fp16 before, 32 on a CPU."""
+    import torch
+
+    if precision == "auto":
+        if device.type == "cpu":
+            precision = "32"  # bf16 is slower on most processors
+        else:  # torch's own check of bf16 counts emulation
+            precision = "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "16"
+    return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[precision]
+
+
+def keep_memory() -> None:
+    """Have glibc keep what a batch has freed for the next one, in place of giving it back to the system.
+
+    By default each large tensor on a CPU is new memory, which the kernel clears page by page: on two cores that was a
+    sixth of a training step. Nothing happens with other C libraries.
+    """
+    trim_threshold, top_pad, mmap_max = -1, -2, -4  # glibc's malloc.h
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(mmap_max, 0)
+        mallopt(trim_threshold, 2**31 - 1)
+        mallopt(top_pad, 64 << 20)

@@ -1,0 +1,265 @@
+"""Train one fold from start to end."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import logging
+import shlex
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from arg import (
+    OptimConfig,
+    RunConfig,
+    TrainConfig,
+    work_option,
+)
+from system.console import clock
+from system.devices import pick_precision
+from system.errors import UserError
+from system.locks import claimed
+from training.heldout import predict_held_out
+from training.runs import fold_folder, must_train, standing, update_table
+from util import format_accuracy
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+    import torch
+    from torch import nn
+
+    from callback import Progress, Report
+    from dataset import Store, WaveData
+    from model import Classifier
+    from training.tensorboard import TensorBoard
+
+
+class Trained(NamedTuple):
+    """What a fold's training gave."""
+
+    net: nn.Module | None
+    scores: dict[str, float]  # held out; empty where nothing was, or where another process trained the fold meanwhile
+
+
+def train_fold(
+    config: TrainConfig,
+    store: Store,
+    run: RunConfig,
+    device: torch.device,
+    folds_left: int = 1,
+    report: Callable[[Report], None] | None = None,
+    net: nn.Module | None = None,
+) -> Trained:
+    """Train one fold, or what is left of it, predict what it held out, and record both.
+
+    `net` is an earlier fold's, which takes the place of a new one so that it is compiled only once.
+    """
+    from system.errors import first_line
+    from training.tensorboard import TensorBoard
+
+    folder = fold_folder(config, run)
+    with claimed(folder / ".lock", f"{folder}: this fold"):
+        for leftover in folder.glob(".*.tmp"):  # of a process that was killed
+            leftover.unlink()
+        if not must_train(run, folder, config.restart):  # it has been trained since this process began
+            return Trained(net, {})
+        begun = None if config.restart else standing(folder, tell=True)
+        if begun is not None and (begun["config"] != run or not (begun["finished"] or "training" in begun)):
+            begun = None  # a dry run, or from a version that could not go on
+        while True:
+            try:
+                with TensorBoard(folder, run) if config.logger == "tensorboard" else nullcontext() as log:
+                    return train_claimed(config, store, run, device, folds_left, report, net, begun, log)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                print(f"warning: {first_line(error)}", file=sys.stderr)
+            run, begun = with_half_batch(config, run, device), None
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def with_half_batch(config: TrainConfig, run: RunConfig, device: torch.device) -> RunConfig:
+    """What a fold is trained with after its batches did not fit; UserError where --batch-size is not "auto"."""
+    import torch
+
+    from training.tuning import scaled_rate
+
+    optim, size = run.optim, run.optim.batch_size // 2
+    if size < 2:
+        raise UserError(f"out of memory on {device}: not even {optim.batch_size} clips fit; use a smaller -t or -m")
+    if not config.auto_batch:
+        raise UserError(
+            f"out of memory on {device}: use --batch-size {size} in place of {optim.batch_size}, or --batch-size auto"
+        )
+    lr = scaled_rate(optim.lr, optim.optimizer, size, optim.batch_size)
+    print(f"--batch-size auto: out of memory, starts again with {size} clips a batch, at {lr:.3g}", flush=True)
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return dataclasses.replace(run, optim=dataclasses.replace(optim, batch_size=size, lr=lr))
+
+
+def train_claimed(
+    config: TrainConfig,
+    store: Store,
+    run: RunConfig,
+    device: torch.device,
+    folds_left: int,
+    report: Callable[[Report], None] | None,
+    net: nn.Module | None,
+    begun: dict[str, Any] | None,
+    log: TensorBoard | None,
+) -> Trained:
+    """`train_fold` for a fold that no other process trains, from the checkpoint `begun` on, if there is one."""
+    from callback import Progress, RunFiles, draw_curve
+    from model import save_checkpoint
+    from system.paths import LAST, PREVIOUS
+    from training.tuning import expected_seconds
+
+    folder = fold_folder(config, run)
+    started = time.monotonic()
+    model, data = make_fold(store, run, device, net, restored=begun is not None)
+    print(
+        f"{folder.parent.name}, fold {run.fold}, {device}: {len(data.train):,} clips to train on, "
+        f"{len(data.valid):,} held out, {run.optim.epochs} epochs, {run.optim.optimizer}",
+        flush=True,
+    )
+    record: dict[str, Any]
+    if begun is not None and (begun["finished"] or begun["epoch"] == run.optim.epochs):
+        print("trained already; what it held out is predicted again", flush=True)
+        model.load_state_dict(begun["state_dict"])
+        files = RunFiles(folder, None, None if begun["finished"] else begun)  # which agree then
+        record = {"history": begun.get("history", []), "best": files.best or begun.get("best", {})}
+    else:
+        if begun is not None:
+            batch = f", batch {begun['batch'] + 1}" if begun["batch"] else ""
+            print(f"goes on from epoch {begun['epoch'] + 1}{batch}", flush=True)
+        progress = Progress(expected_seconds(model, data), folds_left, report)
+        record = fit(model, data, device, folder, progress, begun, log)
+    scores = predict_held_out(model, data, device, folder) if len(data.valid) else {}
+    if record["history"]:
+        draw_curve(record["history"], folder / "curve.png")
+    if log is not None:
+        log.write(record["history"])
+        if scores:
+            log.finish(scores)
+    seconds = time.monotonic() - started + (begun or {}).get("seconds", 0.0)
+    row = {"run": folder.parent.name, "fold": run.fold, **scores, "seconds": round(seconds, 1)}
+    update_table(folder.parents[1] / "summary.csv", row | {"command": config.command}, key=("run", "fold"))
+    previous = None if begun is not None and begun["path"] == folder / PREVIOUS else folder / PREVIOUS
+    save_checkpoint(folder / LAST, run, model.state_dict(), True, previous, **record, seconds=seconds)
+    said = format_accuracy(scores["accuracy"], len(data.valid)) if scores else "unknown, nothing held out"
+    print(f"fold {run.fold} done in {clock(seconds)}, accuracy {said}\n  {folder / LAST}", flush=True)
+    return Trained(model.net, scores)
+
+
+def make_fold(
+    store: Store, run: RunConfig, device: torch.device, net: nn.Module | None = None, restored: bool = False
+) -> tuple[Classifier, WaveData]:
+    """A fold's classifier, as training starts from it, and its clips, both on `device`; `net`: see `train_fold`.
+
+    `restored`: its weights will come from a checkpoint of the run, so that no others are read.
+    """
+    import torch
+
+    from dataset import WaveData
+    from model import Classifier, seed_key
+    from training.tuning import compile_network, deterministic_cost, pick_layout
+    from util import seed_of
+
+    torch.manual_seed(seed_of(*seed_key(run)))  # the network's initial weights
+    background = store.noise() if run.augment.background_probability else None
+    if background is not None and len(background) < store.clip_samples:
+        add = shlex.join(["python", "preprocess.py", "--noise", "FOLDER", *work_option(store.work)])
+        what = "not a window of them" if len(background) else "none in _background_noise_"
+        print(f"warning: no background recordings are mixed in ({what}): {add} adds some", file=sys.stderr)
+    model = Classifier(run, "" if restored else run.weights, background).to(device)
+    model.use_layout(pick_layout(model))
+    if device.type == "cuda" and run.optim.deterministic and net is None:
+        print(f"--deterministic: a step takes {deterministic_cost(model):.2f} times as long as without", flush=True)
+    if net is not None:
+        net.load_state_dict(model.net.state_dict())
+        model.net = net.train()
+    elif run.optim.compile:
+        compile_network(model)
+    shift = round(run.augment.shift_seconds * store.sample_rate)
+    return model, WaveData(store, run.fold, run.optim.batch_size, seed_key(run), run.limit, shift, device)
+
+
+def fit(
+    model: Classifier,
+    data: WaveData,
+    device: torch.device,
+    folder: Path,
+    progress: Progress,
+    begun: dict[str, Any] | None = None,
+    log: TensorBoard | None = None,
+) -> dict[str, Any]:
+    """Run the training loop, from the checkpoint `begun` on, if there is one; returns its "history" and "best" epoch.
+
+    The averaged weights are left in the model, the fold's files in `folder`.
+    """
+    from callback import Averaging, RunFiles
+
+    optim = model.config.optim
+    averaging = Averaging(optim.ema_decay, device) if optim.ema_decay else None
+    files = RunFiles(folder, averaging, begun, log)
+    callbacks: list[pl.Callback] = [progress, *([averaging] if averaging else []), files]
+    trainer = make_trainer(
+        optim,
+        device,
+        callbacks,
+        plugins=[files.memory],
+        max_epochs=optim.epochs,
+        limit_val_batches=1.0 if len(data.valid) else 0,
+    )
+    data.begin = (begun["epoch"], begun["batch"]) if begun else (0, 0)
+    try:
+        trainer.fit(model, datamodule=data, ckpt_path=str(begun["path"]) if begun else None)
+    except SystemExit:  # what Lightning makes of Ctrl-C
+        raise KeyboardInterrupt from None
+    if files.signals.received:  # too late for another batch
+        raise files.signals.stopped("the end of training")
+    return {"history": files.history, "best": files.best}
+
+
+def make_trainer(optim: OptimConfig, device: torch.device, callbacks: list[pl.Callback], **limits: Any) -> pl.Trainer:
+    """Lightning's Trainer on one device, without anything that it would write or print by itself."""
+    import pytorch_lightning as pl
+
+    return pl.Trainer(
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        devices=[device.index] if device.type == "cuda" else 1,
+        precision=pick_precision(optim.precision, device),  # type: ignore[arg-type]
+        gradient_clip_val=optim.grad_clip or None,
+        accumulate_grad_batches=optim.accumulate,
+        deterministic=optim.deterministic,
+        benchmark=not optim.deterministic,  # cuDNN picks its algorithms by trying them: there are few sizes of batch
+        reload_dataloaders_every_n_epochs=1,  # an epoch's order and crops are drawn for that epoch
+        num_sanity_val_steps=0,
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **limits,
+    )
+
+
+def quieten() -> None:
+    """Keep remarks on things that are as they should be off the terminal."""
+    import pytorch_lightning as _  # noqa: F401 (its import sets the level anew)
+
+    for name in ("pytorch_lightning", "timm"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")

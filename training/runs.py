@@ -1,0 +1,133 @@
+"""Runs on disk: what is trained, with which settings, and what is missing."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from arg import (
+    FULL,
+    RunConfig,
+    TrainConfig,
+    flat,
+    naming_options,
+    run_name,
+    to_plain,
+    with_folds,
+    work_option,
+)
+from system.errors import UserError
+from system.files import remove_leftovers, replacing
+from system.locks import locked
+from training.heldout import out_of_fold_hits
+from util import format_accuracy
+
+if TYPE_CHECKING:
+    pass
+
+
+def fold_folder(config: TrainConfig, run: RunConfig) -> Path:
+    name = run_name(run.model, run.features.n_mels, run.features.frames, config.tag)
+    return config.work / "runs" / name / f"fold{run.fold}"
+
+
+def standing(folder: Path, tell: bool = False) -> dict[str, Any] | None:
+    """A fold's newest checkpoint, with its "path"; None where nothing was trained.
+
+    That is last.ckpt or, where it is damaged, previous.ckpt. UserError where that does not help.
+    """
+    from model import read_checkpoint
+    from system.paths import LAST, PREVIOUS
+
+    path, before = folder / LAST, folder / PREVIOUS
+    if not path.exists():
+        return None
+    try:
+        return {**read_checkpoint(path), "path": path}
+    except UserError as error:
+        try:
+            checkpoint = {**read_checkpoint(before), "path": before}
+        except UserError:
+            raise UserError(f"{error}; --restart trains the fold again") from error
+        if tell:
+            print(f"warning: {error}; {before.name} takes its place", file=sys.stderr, flush=True)
+        return checkpoint
+
+
+def started_run(folder: Path, finished: bool = False) -> RunConfig | None:
+    """What was trained in a fold's folder, or was so to the end; None where nothing that can be read was."""
+    try:
+        checkpoint = standing(folder)
+    except UserError:
+        return None
+    if checkpoint is None or (finished and not (checkpoint["finished"] and has_results(folder, checkpoint["config"]))):
+        return None
+    run: RunConfig = checkpoint["config"]
+    return run
+
+
+def finished_run(folder: Path) -> RunConfig | None:
+    return started_run(folder, finished=True)
+
+
+def has_results(folder: Path, run: RunConfig) -> bool:
+    """Whether the predictions of what the fold held out are there."""
+    return run.fold == FULL or all((folder / name).exists() for name in ("oof.npz", "oof.csv"))
+
+
+def must_train(run: RunConfig, folder: Path, restart: bool) -> bool:
+    """False where the fold is finished with these settings; UserError where it was begun with others."""
+    checkpoint = None if restart else standing(folder)
+    if checkpoint is None or (checkpoint["config"].limit and not run.limit):
+        return True  # nothing there, or a dry run
+    before: RunConfig = checkpoint["config"]
+    if before == run:
+        if not checkpoint["finished"] or not has_results(folder, run):
+            return True
+        print(f"{folder}: trained already; --restart trains it again")
+        return False
+    old, new = flat(to_plain(before)), flat(to_plain(run))
+    if old.pop("folds_hash") != new.pop("folds_hash"):
+        what = "stale, trained on other folds or labels"
+    else:
+        changes = ", ".join(f"{key} {old[key]} -> {new[key]}" for key in new if old[key] != new[key])
+        what = f"{'trained' if checkpoint['finished'] else 'begun'} with other settings ({changes})"
+    raise UserError(f"{folder}: {what}; --restart trains it again, --tag NAME beside it")
+
+
+def conclude(config: TrainConfig, runs: Sequence[RunConfig]) -> None:
+    """Say what is known over all folds of the data set, `runs`, where they are finished, and what to type next."""
+    folders = [fold_folder(config, run) for run in runs]
+    missing = [str(run.fold) for run, folder in zip(runs, folders, strict=True) if finished_run(folder) != run]
+    full = config.folds == (FULL,)
+    if missing and not full:
+        print(f"next: {with_folds(config.command, ','.join(missing))}")
+        return
+    if not full:
+        right = np.concatenate([out_of_fold_hits(folder / "oof.npz") for folder in folders])
+        said = format_accuracy(float(right.mean()), len(right))
+        print(f"all {len(runs)} folds: out-of-fold accuracy {said}")
+        again = shlex.join(["python", "report.py", *work_option(config.work)])
+        print(f"{again} says what it gets wrong, and which runs to put together")
+    options = naming_options(config.work, runs[0], config.tag)
+    print(f"next: python inference.py {shlex.join(options)} -f {FULL if full else len(runs)} -a y")
+
+
+def update_table(path: Path, row: Mapping[str, Any], key: Sequence[str]) -> None:
+    """Put `row` into a CSV, in place of the rows with the same values under `key`; safe with several writers."""
+    import pandas as pd
+
+    with locked(path.with_name(f".{path.name}.lock")):
+        table = pd.DataFrame([{name: str(value) for name, value in row.items()}])
+        if path.exists():
+            old = pd.read_csv(path, dtype=str, keep_default_na=False)
+            same = np.logical_and.reduce([old[name] == str(row[name]) for name in key])
+            table = pd.concat([old[~same], table]).fillna("").sort_values(list(key))
+        remove_leftovers(path)
+        with replacing(path) as beside:
+            table.to_csv(beside, index=False)
