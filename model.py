@@ -330,9 +330,9 @@ def restore_classifier(path: Path, checkpoint: dict[str, Any]) -> Classifier:
     return model.eval()
 
 
-def load_classifier(path: Path) -> Classifier:
+def load_classifier(path: Path | str) -> Classifier:
     """The trained classifier of a checkpoint, ready to predict; everything comes from that file."""
-    return restore_classifier(path, read_checkpoint(path))
+    return restore_classifier(Path(path), read_checkpoint(Path(path)))
 
 
 def fold_batch_norm(net: nn.Module, feature: Tensor) -> int:

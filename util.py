@@ -6,13 +6,12 @@ computed, so that `preprocess.py` does without it.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
-import queue
-import threading
+from collections import deque
 from collections.abc import Generator, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -150,43 +149,19 @@ def generator(device: torch.device | str, *key: int) -> torch.Generator:
 
 
 def prefetched(items: Iterable[Item], ahead: int = 2) -> Generator[Item, None, None]:
-    """Yield `items`, of which up to `ahead` are made by a thread before they are asked for.
+    """Yield `items`, of which a thread makes up to `ahead` before they are asked for.
 
-    What making one raises is raised here. Closing the iterator ends the thread.
+    An error in making one is raised here, in its place. Closing the iterator ends the thread.
     """
-    ready: queue.Queue[tuple[bool, Any]] = queue.Queue(ahead)
-    closed = threading.Event()
-
-    def put(more: bool, item: Any) -> None:
-        while not closed.is_set():
-            with contextlib.suppress(queue.Full):
-                ready.put((more, item), timeout=0.1)
-                return
-
-    def make() -> None:
-        try:
-            for item in items:
-                put(True, item)
-                if closed.is_set():
-                    return
-            put(False, None)
-        except BaseException as error:  # handed over to whoever asks for the next item
-            put(False, error)
-
-    thread = threading.Thread(target=make, name="prefetch", daemon=True)
-    thread.start()
+    source, end = iter(items), object()
+    pool = ThreadPoolExecutor(1, "prefetch")
     try:
-        while True:
-            more, item = ready.get()
-            if more:
-                yield item
-            elif item is None:
-                return
-            else:
-                raise item
+        ready = deque(pool.submit(next, source, end) for _ in range(ahead))
+        while (item := ready.popleft().result()) is not end:
+            ready.append(pool.submit(next, source, end))
+            yield cast(Item, item)
     finally:
-        closed.set()
-        thread.join()
+        pool.shutdown(cancel_futures=True)
 
 
 class Names(Sequence[str]):

@@ -1,4 +1,4 @@
-"""networks.muon."""
+"""The optimiser Muon: momentum made orthogonal."""
 
 from __future__ import annotations
 
@@ -29,8 +29,12 @@ class Muon(torch.optim.Optimizer):
     Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; steps are scaled to those of AdamW
     (Liu et al. 2025, "Muon is scalable for LLM training"), and weights decay as there. A convolution is the matrix
     (outputs, inputs * height * width), also one in groups, whose rows see different inputs. As in timm's version the
-    head is a matrix like any other, and momentum is not Nesterov's. What is no matrix is learnt by AdamW at the same
-    rate: biases, normalisation, and convolutions that are depthwise or of one channel.
+    head is a matrix like any other, and momentum is not Nesterov's. AdamW learns what is no matrix, at the same rate:
+    biases, normalisation, and convolutions that are depthwise or of one channel.
+
+    This is our own on purpose. timm's version takes three to four times as long for a step, because it orthogonalises
+    one matrix after another where this one stacks those of a shape and gathers the factors of wide ones (`orthogonal`).
+    torch.optim.Muon refuses convolutions.
 
     `groups` are those of any optimiser, each with its own "weight_decay".
     """

@@ -73,7 +73,7 @@ def test_an_unknown_network_and_a_size_that_is_too_small_are_one_line() -> None:
 
 def test_a_checkpoint_is_plain_and_brings_the_classifier_back(model: Classifier, checkpoint: Path) -> None:
     torch.load(checkpoint, weights_only=True)  # raises on anything but plain types and tensors
-    loaded = load_classifier(checkpoint)
+    loaded = load_classifier(str(checkpoint))
     assert loaded.config == RUN
     with torch.inference_mode():
         assert torch.equal(loaded(waves()), model(waves()))

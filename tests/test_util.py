@@ -168,8 +168,9 @@ def test_prefetching_stays_a_bounded_way_ahead_and_ends_when_closed() -> None:
     stream = prefetched(counting(), ahead=2)
     next(stream)
     deadline = time.monotonic() + 5
-    while len(made) < 4 and time.monotonic() < deadline:
+    while len(made) < 3 and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert len(made) == 4  # one taken, two ready, one in hand
+    time.sleep(0.1)
+    assert len(made) == 3  # one taken, two ready
     stream.close()
-    assert not any(thread.name == "prefetch" for thread in threading.enumerate())
+    assert not any(thread.name.startswith("prefetch") for thread in threading.enumerate())
