@@ -10,9 +10,9 @@ import subprocess
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,6 @@ WORDS = (
     *("no", "off", "on", "one", "right", "seven", "sheila", "six", "stop", "three", "tree", "two", "up", "wow", "yes"),
     "zero",
 )
-Item = TypeVar("Item")
 
 # ---------------------------------------------------------------------------------------------------------- time
 
@@ -63,59 +62,36 @@ def wait(device: torch.device) -> None:
 class Clock:
     """Seconds of the main thread by what it is doing: the time in a function counts for the innermost that is clocked.
 
-    What other threads do at the same time is kept apart, in `beside`. On a GPU each change waits for it, so that its
-    time is counted where it belongs; this makes the whole slower.
+    Other threads are not clocked.
     """
 
-    def __init__(self, rest: str, device: torch.device | None = None) -> None:
-        self.device = device
+    def __init__(self, first: str) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
-        self.beside: dict[str, float] = defaultdict(float)
-        self._doing = rest
+        self._doing = first
         self._since = time.perf_counter()
 
     def switch(self, doing: str) -> str:
         """From now on it is this; returns what it was."""
-        if self.device:
-            wait(self.device)
         now = time.perf_counter()
         self.seconds[self._doing] += now - self._since
         before, self._doing, self._since = self._doing, doing, now
         return before
 
-    def reset(self) -> None:
-        self.switch(self._doing)
-        self.seconds.clear()
-        self.beside.clear()
+    def watch(self, doing: str, owner: Any, name: str) -> None:
+        """Clock a function of a module or a method of a class from now on."""
+        call = getattr(owner, name)
 
-    def clocked(self, doing: str, call: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(call)
-        def inside(*args: Any, **kwargs: Any) -> Any:
+        def clocked(*args: Any, **kwargs: Any) -> Any:
             if threading.current_thread() is not threading.main_thread():
-                start = time.perf_counter()
-                try:
-                    return call(*args, **kwargs)
-                finally:
-                    self.beside[doing] += time.perf_counter() - start
+                return call(*args, **kwargs)
             before = self.switch(doing)
             try:
                 return call(*args, **kwargs)
             finally:
                 self.switch(before)
 
-        return inside
-
-    def watch(self, doing: str, owner: Any, *names: str) -> None:
-        """Clock functions of a module or methods of a class from now on."""
-        for name in names:
-            setattr(owner, name, self.clocked(doing, getattr(owner, name)))
-
-    def items(self, doing: str, items: Iterable[Item]) -> Iterator[Item]:
-        """`items`, the wait for each of them clocked."""
-        iterator = iter(items)
-        following = self.clocked(doing, lambda: next(iterator, None))
-        while (item := following()) is not None:
-            yield item
+        setattr(owner, name, clocked)
 
 
 # -------------------------------------------------------------------------------------------------------- memory

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What is to be measured on a GPU, in under ten minutes: benchmarks/gpu.sh [WORK]
-# WORK is a store that preprocess.py (or benchmarks/pack.py) made; without one: ../shared/data/gsc12, else made clips.
+# WORK is a store that preprocess.py made; without one: ../shared/data/gsc12, else made clips.
 # Neither librosa nor soundfile is needed where WORK is given. PYTHON names the Python to use. Without a GPU it is a
 # smoke test on the processor, which measures nothing.
 set -euo pipefail
@@ -18,13 +18,11 @@ if "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; th
         done
     done
     "$python" -m benchmarks.training "${store[@]}" -m resnet18 -t 64 --rounds 3 --seconds 1.5
-    "$python" -m benchmarks.profile_step "${store[@]}" -m resnet18 -t 64 --batch-size 128
     "$python" -m benchmarks.time_to_accuracy "${store[@]}" -m resnet18 -t 64 --rounds 3
 else
     echo "no GPU: a smoke test of the scripts on the processor; the GPU's figures are unmeasured"
     tiny=("${store[@]}" -g cpu -m test_efficientnet -t 32)
     "$python" -m benchmarks.training "${tiny[@]}" --batch-size 16 --steps 2 --rounds 1
-    "$python" -m benchmarks.profile_step "${tiny[@]}" --batch-size 16 --steps 2 --rounds 1
     "$python" -m benchmarks.time_to_accuracy "${tiny[@]}" --epochs 1 --rounds 1 --target 0 --train --limit 64
     echo "no GPU: the figures above are not measurements"
 fi

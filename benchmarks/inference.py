@@ -1,7 +1,6 @@
 """Inference speed: this pipeline, the bare networks and the naive loop, interleaved in one run.
 
     python -m benchmarks.inference -t 64 -m resnet18
-    python -m benchmarks.inference --scaling 1000,10000,100000
 
 - limit: folds x views passes of the bare network over ready-made features, channels-last;
 - store, flac: what inference.py does after it has loaded the networks, from a store and from FLAC files: finding the
@@ -9,8 +8,7 @@
 - naive: each fold reads, decodes and transforms each view of each clip again, with librosa, and predicts.
 
 The networks have random weights. Prints a table and a JSON line: clips a second, medians over the rounds; naive's
-ceiling is what it would gain were everything but its networks free (Amdahl). With --scaling: clips a second and memory
-against the number of clips, with a network so small that all else shows.
+ceiling is what it would gain were everything but its networks free (Amdahl).
 """
 
 from __future__ import annotations
@@ -20,8 +18,6 @@ import contextlib
 import io
 import json
 import os
-import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -72,22 +68,12 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, help="a folder of FLAC; default: ../shared/data/gsc12/test, else made clips"
     )
-    parser.add_argument(
-        "--scaling", metavar="N,N", help="numbers of clips to measure instead, made as one clip's links"
-    )
-    parser.add_argument("--measure-memory", type=Path, help=argparse.SUPPRESS)  # one of --scaling's processes
     options = parser.parse_args()
     # A decoding process imports the main module anew: that of the command is light, and this one is not.
     sys.modules["__main__"] = inference
     keep_memory()
-    if options.measure_memory:
-        print(json.dumps(labelled_folder(options.measure_memory)))
-        return
     with tempfile.TemporaryDirectory() as scratch:
-        if options.scaling:
-            report_scaling(scaling(Path(scratch), [int(number) for number in options.scaling.split(",")]))
-        else:
-            report(options, compare(options, Path(scratch)))
+        report(options, compare(options, Path(scratch)))
 
 
 # --------------------------------------------------------------------------------------------------------- speed
@@ -208,55 +194,6 @@ def naive(
                         net(torch.from_numpy(batch)[:, None].to(device)).softmax(1).cpu().numpy()
 
     return run
-
-
-# ------------------------------------------------------------------------------------------------ speed by number
-
-
-def scaling(scratch: Path, numbers: list[int]) -> list[dict[str, float]]:
-    """Clips a second and peak memory of labelling a folder of each number of clips, each in a process of its own."""
-    features = FeatureOptions(32, 32).resolve(RATE, RATE)
-    save_random_runs(scratch / "work", "test_efficientnet", features, 1)
-    write_noise(scratch / "clip.flac", 0)
-    rows = []
-    for number in numbers:
-        folder = scratch / f"clips{number}"
-        for index in range(number):
-            path = folder / CLASSES[index % len(CLASSES)] / f"clip_{index:010}.flac"
-            if index < len(CLASSES):
-                path.parent.mkdir(parents=True)
-            path.symlink_to(scratch / "clip.flac")
-        command = [sys.executable, "-m", "benchmarks.inference", "--measure-memory", str(folder)]
-        run = subprocess.run(command, check=True, capture_output=True, text=True)
-        rows.append({"clips": number, **json.loads(run.stdout.splitlines()[-1])})
-    return rows
-
-
-def labelled_folder(folder: Path) -> dict[str, float]:
-    """Label the clips of `folder` with the run beside it: clips a second and peak memory of this process (MB)."""
-    work, output = folder.parent / "work", folder.parent / f"{folder.name}.csv"
-    run = ["-t", "32", "-m", "test_efficientnet", "-f", "1", "-a", "n", "-g", "cpu", "-w", str(work)]
-    config = parse_inference([*run, "-i", str(folder), "-o", str(output)])
-    ensemble = load_ensemble(config)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    started = time.perf_counter()
-    label(config, ensemble, torch.device("cpu"))
-    seconds = time.perf_counter() - started
-    with output.open() as file:
-        clips = sum(1 for _ in file) - 1
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"clips_per_second": clips / seconds, "peak_mb": peak, "added_mb": peak - before}
-
-
-def report_scaling(rows: list[dict[str, float]]) -> None:
-    print(f"{'clips':>9}{'clips/s':>10}{'peak MB':>10}{'added MB':>10}")
-    for row in rows:
-        print(f"{row['clips']:>9,}{row['clips_per_second']:>10.0f}{row['peak_mb']:>10.0f}{row['added_mb']:>10.0f}")
-    first, last = rows[0], rows[-1]
-    if last["clips"] > first["clips"]:
-        each = (last["peak_mb"] - first["peak_mb"]) * 2**20 / (last["clips"] - first["clips"])
-        print(f"{each:.0f} bytes of memory a clip, from {first['clips']:,} to {last['clips']:,}")
-    print(json.dumps({"scaling": rows}))
 
 
 # ------------------------------------------------------------------------------------------------------- material

@@ -168,7 +168,7 @@ def report(clips: int, found: dict[str, list[float]]) -> None:
     print(f"{clips:,} clips, {cores()} cores")
     for row in [("", "clock", "all cores", "memory", "without files"), *rows]:
         print(f"{row[0]:<18}" + "".join(f"{cell:>15}" for cell in row[1:]))
-    print(f"{'ratio of speeds':<18}{ratio['seconds']:>15.2f}{ratio['cpu']:>15.2f}   at least 0.6 wanted")
+    print(f"{'ratio of speeds':<18}{ratio['seconds']:>15.2f}{ratio['cpu']:>15.2f}")
     print(json.dumps({"clips": clips, "cores": cores(), "ratio": ratio, **found}))
 
 

@@ -1,21 +1,21 @@
-"""Recipes against the reference's, on the same clips and as many presentations of them.
+"""Training recipes against the reference's, on the same clips for as many epochs.
 
-    python -m benchmarks.recipe run --settings resnet18-32 --recipes reference masks mixup --epochs 13
-    python -m benchmarks.recipe table                     # of all that has been run so far, by anyone
+    python -m benchmarks.recipe run --settings test_resnet-32 --seeds 0 1
+    python -m benchmarks.recipe run --settings test_resnet-32 --name "ours, mixup" -- --mixup 0.2
+    python -m benchmarks.recipe table                     # of all runs so far
     python -m benchmarks.recipe table --against ours
 
 Each run trains one fold of ../shared/data/gsc12 with one seed; its held-out clips are judged by the clip itself and by
-the mean of the four views. What has been run stands in benchmarks/results/recipes.csv, a row a run with a bit for each
-clip, so that a later session adds to it and does not repeat anything; rows whose recipe or setting is not named below
-were made with code that is gone again. The table gives for every recipe the error and how much lower it is than the
-reference's, or another's, with a 95 % interval by a bootstrap over speakers and seeds of the pairs that both have run.
+the mean of the four views. benchmarks/results/recipes.csv has a row for each run, with a bit for each clip; a run that
+is in it is not repeated. Rows with a recipe or setting that is not named below are finished studies: docs/recipe.md has
+their findings. The table gives the error of every recipe and how much lower it is than the reference's, or another's,
+with a 95 % interval by a bootstrap over speakers and seeds of the pairs that both have run.
 """
 
 from __future__ import annotations
 
 import argparse
 import base64
-import dataclasses
 import json
 import sys
 import tempfile
@@ -27,73 +27,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from arg import NO_AUGMENT
 from benchmarks.common import ROOT, machine, open_store
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from arg import TrainConfig
     from dataset import Store
 
 RESULTS = ROOT / "benchmarks" / "results" / "recipes.csv"
 KEY = ["setting", "epochs", "recipe", "fold", "seed"]
-REFERENCE = "reference"
+REFERENCE, OURS = "reference", "ours"
 RESAMPLES = 2000
 
-# The reference's: noise, shift and volume, plain cross-entropy, a mel spectrogram normalised clip by clip.
-REFERENCE_FIELDS: dict[str, Any] = {
-    "features.n_fft": 2048,
-    "augment": dataclasses.replace(NO_AUGMENT, gain_db=6.0, shift_seconds=0.1, noise_std=0.005),
-    "optim.optimizer": "adamw",
-    "optim.lr": 2e-3,
-    "optim.weight_decay": 0.05,
-    "optim.warmup": 0.1,
-    "optim.batch_size": 64,
-    "optim.ema_decay": 0.0,
-}
-AVERAGED: dict[str, Any] = {"optim.ema_decay": 0.999}
-SGD: dict[str, Any] = {**AVERAGED, "optim.optimizer": "sgd", "optim.lr": 0.05, "optim.weight_decay": 5e-4}
-MUON: dict[str, Any] = {**AVERAGED, "optim.optimizer": "muon", "optim.lr": 0.02, "optim.weight_decay": 0.01}
-SPEED: dict[str, Any] = {"augment.speed": 0.1}
-OURS: dict[str, Any] = {**MUON, **SPEED}
-MASKS: dict[str, Any] = {"augment.time_masks": 1, "augment.freq_masks": 1, "augment.mask_share": 0.1}
-WIDE: dict[str, Any] = {"augment.time_masks": 2, "augment.freq_masks": 2, "augment.mask_share": 0.2}
-# What each differs in from the reference's.
-RECIPES: dict[str, dict[str, Any]] = {
-    REFERENCE: {},
-    "averaged": AVERAGED,
-    "masks": {**AVERAGED, **MASKS},
-    "wide masks": {**AVERAGED, **WIDE},
-    "mixup": {**AVERAGED, "augment.mixup_alpha": 0.2},
-    "masks, mixup": {**AVERAGED, **WIDE, "augment.mixup_alpha": 0.2},
-    "label smoothing": {**AVERAGED, "optim.label_smoothing": 0.1},
-    "ohem": {**AVERAGED, "optim.ohem": 0.9},
-    "speed": {**AVERAGED, **SPEED},
-    "half the rate": {**AVERAGED, "optim.lr": 1e-3},
-    "twice the rate": {**AVERAGED, "optim.lr": 4e-3},
-    "batch 32": {**AVERAGED, "optim.batch_size": 32},
-    "sgd": SGD,
-    "sgd, batch 32, speed": {**SGD, **SPEED, "optim.batch_size": 32},
-    "muon": MUON,
-    "ours": {**OURS, "features.n_fft": None},  # muon and speed, with the window that the defaults choose
-    "ours, n_fft 2048": OURS,
-    "ours, n_fft 1024": {**OURS, "features.n_fft": 1024},
-    "ours, n_fft 512": {**OURS, "features.n_fft": 512},
-    "ours, masks": {**OURS, **MASKS},
-    "ours, wide masks": {**OURS, **WIDE},
-    "ours, mixup": {**OURS, "augment.mixup_alpha": 0.2},
-    "ours, label smoothing": {**OURS, "optim.label_smoothing": 0.1},
-    "ours, ohem": {**OURS, "optim.ohem": 0.9},
-    "ours, not averaged": {**OURS, "optim.ema_decay": 0.0},
-    "ours, half the rate": {**OURS, "optim.lr": 0.01},
-    "ours, no warm-up": {**OURS, "optim.warmup": 0.0},
-    "ours, clipped at 1": {**OURS, "optim.grad_clip": 1.0},
-    "ours, no shift": {**OURS, "augment.shift_seconds": 0.0},
-    "ours, shift 0.2": {**OURS, "augment.shift_seconds": 0.2},
-    "ours, no white noise": {**OURS, "augment.noise_std": 0.0},
-    "ours, fmax 6000": {**OURS, "features.fmax": 6000.0},
-    "ours, fmin 60, fmax 7600": {**OURS, "features.fmin": 60.0, "features.fmax": 7600.0},
+# Options of train.py; all else is what it does by default.
+RECIPES = {
+    REFERENCE: ("--optimizer", "adamw", "--speed", "0", "--ema", "0", "--n-fft", "2048"),
+    OURS: ("--optimizer", "muon"),
 }
 SETTINGS = {
     "test_resnet-32": ("-m", "test_resnet", "-t", "32"),  # less than half a million weights: a minute a run
@@ -104,8 +53,6 @@ SETTINGS = {
     "resnet18-32": ("-m", "resnet18", "-t", "32"),
     "resnet18-64": ("-m", "resnet18", "-t", "64"),
     "resnet18-64-bf16": ("-m", "resnet18", "-t", "64", "--precision", "bf16"),
-    "mobilenetv3-32": ("-m", "mobilenetv3_small_100", "-t", "32"),
-    "mobilenetv3-64": ("-m", "mobilenetv3_small_100", "-t", "64"),
     "bcresnet3": ("-m", "bcresnet3", "--n-mels", "40", "--frames", "101"),
     "melresnet": ("-m", "melresnet", "--n-mels", "40", "--frames", "101"),
     "melresnet-bf16": ("-m", "melresnet", "--n-mels", "40", "--frames", "101", "--precision", "bf16"),
@@ -117,6 +64,8 @@ def main() -> None:
     parser.add_argument("what", choices=("run", "table"))
     parser.add_argument("--settings", nargs="+", default=["resnet18-32"], choices=SETTINGS)
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=RECIPES)
+    parser.add_argument("--name", help=f"in place of --recipes: a name for {OURS!r} with the options after --")
+    parser.add_argument("train", nargs="*", help="after --: options of train.py, such as --mixup 0.2")
     parser.add_argument("--epochs", type=int, default=13, help="of the budget")
     parser.add_argument("--folds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -125,22 +74,27 @@ def main() -> None:
     parser.add_argument("-g", "--gpu")
     parser.add_argument("-w", "--work", type=Path, help="a store of the data set that is there already")
     options = parser.parse_args()
+    if bool(options.name) != bool(options.train) or options.name in RECIPES:
+        parser.error("options of train.py after -- need a --name of their own, and a --name needs such options")
+    recipes = {name: RECIPES[name] for name in options.recipes}
+    if options.name:
+        recipes = {options.name: (*RECIPES[OURS], *options.train)}
     if options.what == "run":
-        run_missing(options)
+        run_missing(options, recipes)
     print(table(read_results(), options.against))
 
 
 # ---------------------------------------------------------------------------------------------------------- runs
 
 
-def run_missing(options: argparse.Namespace) -> None:
-    """Run what has not been run yet, seed by seed, so that all recipes have as many whenever it is stopped."""
+def run_missing(options: argparse.Namespace, recipes: Mapping[str, Sequence[str]]) -> None:
+    """Run what has not been run yet, seed by seed: whenever it is stopped, all recipes have as many runs."""
     wanted = [
         (setting, options.epochs, recipe, fold, seed)
         for seed in options.seeds
         for fold in options.folds
         for setting in options.settings
-        for recipe in options.recipes
+        for recipe in recipes
     ]
     done = set(read_results()[KEY].itertuples(index=False, name=None))
     missing = [one for one in wanted if one not in done]
@@ -151,11 +105,11 @@ def run_missing(options: argparse.Namespace) -> None:
             if time.monotonic() - began > 60 * options.minutes:
                 break
             print(f"run {number + 1} of {len(missing)}: {', '.join(map(str, one))}", file=sys.stderr, flush=True)
-            add_result(run_one(store, options.gpu, Path(scratch), *one))
+            add_result(run_one(store, options.gpu, Path(scratch), recipes[one[2]], one))
 
 
 def run_one(
-    store: Store, gpu: str | None, scratch: Path, setting: str, epochs: int, recipe: str, fold: int, seed: int
+    store: Store, gpu: str | None, scratch: Path, recipe: Sequence[str], key: tuple[str, int, str, int, int]
 ) -> dict[str, Any]:
     """Train, predict what was held out, and return the row of results."""
     from arg import parse_train
@@ -165,9 +119,9 @@ def run_one(
 
     quieten()
     keep_memory()
-    argv = [*SETTINGS[setting], "--epochs", str(epochs), "--seed", str(seed), "-f", str(fold), "--optimizer", "adamw"]
-    config = parse_train([*argv, "-w", str(scratch / "runs" / f"{setting}-{recipe}-{seed}")])
-    config = changed(config, REFERENCE_FIELDS | RECIPES[recipe])
+    setting, epochs, name, fold, seed = key
+    argv = [*SETTINGS[setting], *recipe, "--epochs", str(epochs), "--seed", str(seed), "-f", str(fold)]
+    config = parse_train([*argv, "-w", str(scratch / "runs" / f"{setting}-{name}-{seed}")])
     started = time.monotonic()
     device = pick_device(gpu)
     trained = train_fold(config, store, run_config(config, store, fold), device)
@@ -177,7 +131,7 @@ def run_one(
         probabilities, truth = found["probabilities"], found["target"]
     hits = {"hits": probabilities.mean(0).argmax(1) == truth, "hits_one_view": probabilities[0].argmax(1) == truth}
     return {
-        **dict(zip(KEY, (setting, epochs, recipe, fold, seed), strict=True)),
+        **dict(zip(KEY, key, strict=True)),
         "accuracy": round(trained.scores["accuracy"], 5),
         "accuracy_one_view": round(trained.scores["accuracy_one_view"], 5),
         "seconds": round(seconds, 1),
@@ -185,17 +139,6 @@ def run_one(
         "machine": machine(device),
         **{name: packed(bits) for name, bits in hits.items()},
     }
-
-
-def changed(config: TrainConfig, fields: Mapping[str, Any]) -> TrainConfig:
-    """`config` with other values under dotted names such as "optim.lr"."""
-    for name, value in fields.items():
-        if "." not in name:
-            config = dataclasses.replace(config, **{name: value})
-            continue
-        part, field = name.split(".")
-        config = dataclasses.replace(config, **{part: dataclasses.replace(getattr(config, part), **{field: value})})
-    return config
 
 
 def packed(hits: NDArray[np.bool_]) -> str:

@@ -3,7 +3,6 @@
     python -m benchmarks.soak kills --kills 50   # kill -9 at random moments of one training
     python -m benchmarks.soak crashes            # death at each step that a training takes on the disk
     python -m benchmarks.soak mixed --minutes 30 # runs, kills, folds side by side; memory, open and temporary files
-    python -m benchmarks.soak overhead           # what checkpoints, locks and checks cost a training of resnet18
 
 Each run is a process of its own, forked from one that has torch imported, and its results are compared bit by bit with
 those of a run that nothing happened to. Prints a table and a JSON line; the exit status is 1 where anything is lost.
@@ -45,10 +44,10 @@ FORK = multiprocessing.get_context("fork")  # the parent must not compute with t
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__.splitlines()[0])
-    parser.add_argument("what", nargs="?", choices=("kills", "crashes", "mixed", "overhead"), default="mixed")
+    parser.add_argument("what", nargs="?", choices=("kills", "crashes", "mixed"), default="mixed")
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--minutes", type=float, default=30, help="of mixed")
-    parser.add_argument("--epochs", type=int, default=40, help="of the training that is killed, or timed")
+    parser.add_argument("--epochs", type=int, default=40, help="of the training that is killed")
     parser.add_argument("--every", type=int, default=1, help="of the steps on the disk, take every so manieth")
     parser.add_argument("--save-seconds", type=float, default=1.0, help="between checkpoints; train.py: 180")
     parser.add_argument("--seed", type=int, default=0)
@@ -63,8 +62,6 @@ def main() -> int:
             result = kills(start, options.kills, options.epochs, options.save_seconds, draw)
         elif options.what == "crashes":
             result = crashes(start, options.every)
-        elif options.what == "overhead":
-            result = overhead(start, options.epochs)
         else:
             result = mixed(start, 60 * options.minutes, draw)
     print("\n".join(f"{key:>34}  {value}" for key, value in result.items()))
@@ -238,39 +235,6 @@ def crashes(start: Path, every: int) -> dict[str, Any]:
         "lost": len(lost),
         "where": lost,
         "seconds": seconds,
-    }
-
-
-def overhead(start: Path, epochs: int) -> dict[str, Any]:
-    """The share of a training's time that goes into what this project's own checkpoints and checks do.
-
-    The thread that writes counts in full, although it takes time from the training only where processors are scarce.
-    """
-    spent: dict[str, float] = {}
-
-    def timed(kind: type, name: str) -> None:
-        method = getattr(kind, name)
-
-        def wrapper(*args: Any) -> Any:
-            began = time.perf_counter()
-            try:
-                return method(*args)
-            finally:
-                spent[name] = spent.get(name, 0.0) + time.perf_counter() - began
-
-        setattr(kind, name, wrapper)
-
-    for name in ("on_train_batch_end", "on_train_epoch_end", "on_train_end", "_write"):
-        timed(callback.RunFiles, name)
-    began = time.monotonic()
-    options = ["-t", "64", "-m", "resnet18", "--batch-size", "12", "-g", "cpu", "--epochs", str(epochs), "-f", "0"]
-    status = train.main([*options, "-w", str(start)])
-    took = time.monotonic() - began
-    return {
-        "lost": status,
-        "seconds": round(took, 1),
-        **{f"seconds in {name}": round(value, 2) for name, value in spent.items()},
-        "share": f"{sum(spent.values()) / took:.2%}",
     }
 
 
