@@ -31,7 +31,7 @@ def report(config: ReportConfig, typed: str = "python report.py") -> None:
     from reporting.gather import find_runs, held_out_clips
     from reporting.page import write_page
     from reporting.systems import all_compared, best, compared, find_ensemble, named, score_runs, write_chosen
-    from reporting.verdict import say, say_comparison, table_of
+    from reporting.verdict import remark, say, say_comparison, table_of
 
     if config.export:
         spare_decisions(config.export, config.work)
@@ -48,15 +48,13 @@ def report(config: ReportConfig, typed: str = "python report.py") -> None:
         return
     print(table_of(runs, systems, ensembles))
     for run in runs:
-        if run.note:
-            print(f"{run.name}: {run.status}, {run.note}" + (f"\n  {run.command}" if run.command else ""))
+        if said := remark(run, systems.get(run.name)):
+            print(f"{run.name}: {run.status}, {said}" + (f"\n  {run.command}" if run.command else ""))
     subject = named(systems, ensembles, config.subject) if config.subject else best(systems, ensembles)
     findings = Findings(clips, subject, clips.loud_over_quiet())
     comparisons = all_compared(clips, systems, ensembles)
     verdict = say(clips, runs, ensembles, comparisons, findings)
     print("\n" + "\n".join(verdict) + "\n")
-    if config.export:
-        export(config.export, clips, findings)
     path = config.output or config.work / PAGE
     made = f"{datetime.now():%Y-%m-%d %H:%M}, {typed}"
     media = media_of(clips, runs) if config.audio else without_media
@@ -64,7 +62,10 @@ def report(config: ReportConfig, typed: str = "python report.py") -> None:
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, opens in any browser")
     if ensembles:
         write_chosen(clips, ensembles)
-        print(f"next: {ensembles.command}")
+        if subject.learned:
+            print(f"next: {ensembles.command}")
+    if config.export:
+        export(config.export, clips, findings)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from reporting.findings import LISTED_DUPLICATES, Findings
 from reporting.gather import HeldOut, Run
 from reporting.scores import BINS, Comparison, Coverage, Interval, Scores, reliability, share
 from reporting.systems import Ensembles, System
-from reporting.verdict import METHODS, counted, ensemble_verdict
+from reporting.verdict import METHODS, counted, ensemble_verdict, remark
 from util import confusion
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def _run(run: Run, system: System | None) -> page.Run:
     return {
         "name": run.name,
         "status": run.status,  # type: ignore[typeddict-item]
-        "note": run.note,
+        "note": remark(run, system),
         "command": run.command or None,
         "scores": _scores(system.summary.overall) if system else None,
         "folds": [
@@ -233,7 +233,6 @@ def cluster_order(counts: Ints) -> list[int]:
 
 def _coverage(found: Coverage) -> page.Coverage:
     points = zip(found.thresholds.tolist(), found.shares.tolist(), found.precisions.tolist(), strict=True)
-    reached = np.isfinite(found.threshold) and found.share.value > 0
     return {
         "points": list(points),
         "target": found.target,
@@ -242,7 +241,7 @@ def _coverage(found: Coverage) -> page.Coverage:
             "threshold": float(found.threshold),
             "precision": _rate(found.precision),
         }
-        if reached
+        if found.reached
         else None,
         "note": "Share and precision at the target are those of thresholds chosen on the other folds.",
     }

@@ -34,14 +34,15 @@ def spare_decisions(path: Path, work: Path) -> None:
 
 
 def export(path: Path, clips: HeldOut, findings: Findings) -> None:
-    """Write the list of suspected labels, without those that a person has decided on already."""
+    """Write the list of suspected labels. UserError where the networks have learned nothing that could tell."""
     from arg import work_option
-    from preprocessing.decisions import read_record
     from reporting.suspects import write_suspects
 
-    count = write_suspects(path, findings.table, clips.classes, findings.judged, read_record(clips.work))
+    if not findings.system.learned:
+        raise UserError(f"{path}: not written: {findings.system.name} has learned nothing, so it can suspect no label")
+    write_suspects(path, findings.suspects)
     options = [*work_option(clips.work), "--relabel", str(path)]
     print(
-        f"{path}: {count:,} clips to listen to; fill in its action column (relabel, drop, keep), then\n"
+        f"{path}: {len(findings.suspects):,} suspected labels. Listen, write relabel, drop or keep under action, then\n"
         f"  {shlex.join(['python', 'preprocess.py', *options])}"
     )

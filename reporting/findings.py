@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,9 @@ from reporting import suspects
 from reporting.gather import HeldOut
 from reporting.scores import Coverage, coverage
 from reporting.systems import System
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 LISTED_CLIPS = 5000
 LISTED_DUPLICATES = 100  # clusters
@@ -39,6 +42,7 @@ class Findings:
         self.group = clips.group[self.position]
         self.table = clips.table.iloc[self.position].reset_index(drop=True)
         self.judged = suspects.judge(self.truth, system.probabilities)
+        self.suspects = self._suspects()
         self.predicted = self.judged["predicted"].to_numpy()
         self.wrong = self.predicted != self.truth
         self.coverage: Coverage = coverage(self.truth, system.probabilities, clips.fold[self.position], self.group)
@@ -49,6 +53,14 @@ class Findings:
         self.speakers = np.unique(self.group[named[self.group]])
         self.twins = suspects.disagreeing_duplicates(self.table["cluster"].tolist(), self.truth, self.predicted)
         self.loud_over_quiet = loud_over_quiet[self.position]
+
+    def _suspects(self) -> DataFrame:
+        """Of `suspects.list_suspects` what nobody has decided about; empty where the system has learned nothing."""
+        from preprocessing.decisions import read_record
+
+        table = suspects.list_suspects(self.table, self.clips.classes, self.judged)
+        open_ = ~table["fname"].isin(list(read_record(self.clips.work))) & self.system.learned
+        return table[open_]
 
     def factors(self) -> list[tuple[str, str, NDArray[np.float64]]]:
         """What errors may hang on: a name, its unit and a value for each clip."""
@@ -70,7 +82,7 @@ class Findings:
         ranked = suspects.by_suspicion(self.judged)
         sure = self.judged["p_predicted"].to_numpy()
         errors = ranked.index[self.wrong[ranked.index]].to_numpy()
-        add(ranked.index[ranked["suspected"]], SUSPECT)
+        add(self.suspects.index.to_numpy(), SUSPECT)
         add(suspects.confident_errors(self.judged, max(50, len(errors) // 5)).index, CONFIDENT)
         add([row for twins in self.twins["clips"][:LISTED_DUPLICATES] for row in twins], DUPLICATE)
         add(errors, ERROR)

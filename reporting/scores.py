@@ -129,6 +129,11 @@ class Coverage:
     share: Interval
     precision: Interval
 
+    @property
+    def reached(self) -> bool:
+        """Whether there is a threshold that takes any clips at the target."""
+        return math.isfinite(self.threshold) and self.share.value > 0
+
 
 # -------------------------------------------------------------------------------------------------- clip by clip
 

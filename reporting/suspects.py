@@ -7,7 +7,7 @@ with the clip's position as their index, unless said otherwise. pandas and scipy
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ Floats = NDArray[Any]  # floating point
 Interval = Callable[[float, int], tuple[float, float]]  # of a share and the number of trials behind it
 SMALLEST = 1e-15  # probability, so that every loss is finite
 FALSE_DISCOVERIES = 0.05  # share of the groups called weak that may not be
+SHIELDED = ("fname", "label", "suggested", "group", "reason")  # columns of text in the list of suspects
 
 # ------------------------------------------------------------------------------------------------- wrong labels
 
@@ -228,65 +229,62 @@ def disagreeing_duplicates(cluster: Sequence[str], truth: Ints, predicted: Ints)
 
 
 def list_suspects(clips: DataFrame, classes: Sequence[str], judged: DataFrame) -> DataFrame:
-    """The clips that a person should listen to, most suspicious first, with LIST_COLUMNS.
+    """The clips that a person should listen to, the most suspicious first, with LIST_COLUMNS.
 
-    `clips` has fname, group, fold and cluster, a row for each of `judged`. Listed are near duplicates under several
-    labels, of which one must be wrong; then, by falling suspicion, clips that are suspected or taken for another class.
+    `clips` has fname, group, fold and cluster, a row for each of `judged`. First come near duplicates under several
+    labels, of which one must be wrong, then clips that are suspected or taken for another class.
     """
     import pandas as pd
 
     names = np.array(classes, object)
-    fname, cluster = clips["fname"].to_numpy(object), clips["cluster"].to_numpy(object)
-    twins = disagreeing_duplicates(cluster, judged["label"].to_numpy(), judged["predicted"].to_numpy())
-    torn = {name for name, labels in zip(twins["cluster"], twins["labels"], strict=True) if labels > 1}
-    two_labels = np.array([name in torn for name in cluster], bool)
-    wrong = (judged["predicted"] != judged["label"]).to_numpy()
-    suspected = judged["suspected"].to_numpy()
+    fname, label = clips["fname"].to_numpy(object), judged["label"].to_numpy()
+    twin = _contradicted(clips["cluster"].tolist(), label)
     reason = np.select(
-        [two_labels, suspected, wrong],
+        [twin >= 0, judged["suspected"], judged["predicted"] != label],
         [
-            "near duplicates have other labels: " + pd.Series(cluster, dtype=object).astype(str),
+            "labelled " + names[label[twin]] + ": its near duplicate " + fname[twin],
             "confidently of another class",
             "taken for another class",
         ],
         "",
     )
     order = by_suspicion(judged).index.to_numpy()
-    order = order[np.argsort(~two_labels[order], kind="stable")]
-    order = order[(reason != "")[order]]
+    order = order[np.argsort(twin[order] < 0, kind="stable")]
     table = pd.DataFrame(
         {
             "fname": fname,
-            "label": names[judged["label"]],
+            "label": names[label],
             "suggested": names[judged["suggested"]],
             "action": "",
-            "p_label": judged["p_label"].round(6).to_numpy(),
-            "p_suggested": judged["p_suggested"].round(6).to_numpy(),
+            "p_label": judged["p_label"].round(6),
+            "p_suggested": judged["p_suggested"].round(6),
             "group": clips["group"].to_numpy(object),
             "fold": clips["fold"].to_numpy(),
             "reason": reason,
         }
     )
-    return table.iloc[order][list(LIST_COLUMNS)].reset_index(drop=True)
+    return table.iloc[order[(reason != "")[order]]][list(LIST_COLUMNS)]
 
 
-def write_suspects(
-    path: Path, clips: DataFrame, classes: Sequence[str], judged: DataFrame, decided: Collection[str] = ()
-) -> int:
-    """Write `list_suspects` as a CSV for ``preprocess.py --relabel``; returns the number of rows.
+def _contradicted(cluster: Sequence[str], label: Ints) -> Ints:
+    """For each clip the position of a near duplicate with another label, (n,); -1 where there is none."""
+    twin = np.full(len(label), -1)
+    for clips in disagreeing_duplicates(cluster, label, label)["clips"]:
+        for clip in clips:
+            twin[clip] = next(other for other in clips if label[other] != label[clip])
+    return twin
 
-    Clips whose fname is in `decided` are left out: a person has judged them already. The action column is empty, which
-    changes nothing: a person writes relabel, drop or keep into it, and may put another class under suggested.
 
-    The list is meant for a spreadsheet, which would run a text that begins with = + - or @: such cells get an
+def write_suspects(path: Path, suspects: DataFrame) -> None:
+    """Write `list_suspects` as a CSV for ``preprocess.py --relabel``.
+
+    The action column is empty, which changes nothing: a person writes relabel, drop or keep into it, and may put
+    another class under suggested. A spreadsheet would run a text that begins with = + - or @: such cells get an
     apostrophe in front, which ``--relabel`` takes away again.
     """
     from preprocessing.decisions import shielded
 
-    table = list_suspects(clips, classes, judged)
-    table = table[~table["fname"].isin(list(decided))]
-    for name in ("fname", "label", "suggested", "group", "reason"):
-        table[name] = [shielded(text) for text in table[name]]
+    texts = {name: [shielded(text) for text in suspects[name]] for name in SHIELDED}
     with replacing(path) as beside:
-        table.to_csv(beside, index=False, lineterminator="\n", encoding="utf-8-sig")  # Excel asks for the mark
-    return len(table)
+        # Excel asks for the mark at the file's start.
+        suspects.assign(**texts).to_csv(beside, index=False, lineterminator="\n", encoding="utf-8-sig")

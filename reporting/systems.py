@@ -23,6 +23,7 @@ from reporting.ensembling import (
 from reporting.gather import COMPLETE, HeldOut, Run
 from reporting.scores import Comparison, Summary, compare, summarise
 from system.errors import UserError
+from util import confusion
 
 ENSEMBLE = "ensemble"  # stands for the one that is chosen
 SYSTEMS_COMPARED = 8  # the best ones, pair by pair
@@ -36,6 +37,12 @@ class System:
     rows: NDArray[np.bool_]  # (n,) those clips
     probabilities: NDArray[np.float32]  # (their number, C)
     summary: Summary
+    by_chance: float  # accuracy of answers with the same frequencies, given without listening
+
+    @property
+    def learned(self) -> bool:
+        """Whether it is clearly better than chance."""
+        return self.summary.overall.accuracy.low > self.by_chance
 
     @property
     def complete(self) -> bool:
@@ -45,7 +52,18 @@ class System:
 def score(clips: HeldOut, name: str, rows: NDArray[np.bool_], probabilities: NDArray[np.float32]) -> System:
     """`probabilities` are those of the clips in `rows`."""
     summary = summarise(clips.truth[rows], probabilities, clips.fold[rows], clips.group[rows])
-    return System(name, rows, probabilities, summary)
+    counts = confusion(clips.truth[rows], probabilities.argmax(1), len(clips.classes))
+    return System(name, rows, probabilities, summary, chance_accuracy(counts))
+
+
+def chance_accuracy(counts: NDArray[np.int64]) -> float:
+    """The accuracy that chance gives, from (C, C) confusions; at least one in C.
+
+    It is the sum over classes of (share of the labels) x (share of the answers), the chance agreement of Cohen's kappa
+    (Cohen 1960): for answers that are always the same class, that class's share.
+    """
+    shares = counts / counts.sum()
+    return max(1 / len(counts), float(shares.sum(0) @ shares.sum(1)))
 
 
 def score_runs(clips: HeldOut, runs: Sequence[Run]) -> dict[str, System]:
@@ -142,11 +160,11 @@ def compared(clips: HeldOut, a: System, b: System) -> Comparison:
 def all_compared(
     clips: HeldOut, systems: dict[str, System], ensembles: Ensembles | None
 ) -> list[tuple[System, System, Comparison]]:
-    """The best complete runs pair by pair, the better one first, after the chosen ensemble against the best run."""
+    """The best complete runs pair by pair, the better one first; before them an ensemble against the best run."""
     complete = sorted(
         (one for one in systems.values() if one.complete), key=lambda one: -one.summary.overall.accuracy.value
     )
     pairs = list(combinations(complete[:SYSTEMS_COMPARED], 2))
-    if ensembles:
+    if ensembles and ensembles.choice.method != "single" and len(complete) > 1:
         pairs = [(ensembles.system, complete[0]), *pairs]
     return [(a, b, compared(clips, a, b)) for a, b in pairs]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from reporting.findings import Findings
 from reporting.gather import COMPLETE, HeldOut, Run
 from reporting.scores import Comparison, Coverage, Interval
@@ -14,6 +12,9 @@ from system.console import clock
 
 WELL_CALIBRATED = 0.02  # calibration error
 MOST_LETTERS = 40  # of a class's name in a sentence
+ONE_RUN = (
+    "Only one run is complete, so there is nothing to compare or to combine it with: train another network or size."
+)
 METHODS = {
     "single": "best single run",
     "mean": "mean of all runs",
@@ -36,42 +37,20 @@ def say(
     judged = counted(scores.clips, "clip")
     if clips.grouped:
         judged += f", {counted(len(findings.speakers), 'speaker')}"
-    sentences = [
-        f"{name} labels {percent(scores.accuracy)} of the clips right that its networks were not trained on ({judged})."
-    ]
+    sentences = [f"{name} labels {percent(scores.accuracy)} of the held-out clips correctly ({judged})."]
+    if not system.learned:
+        sentences = [
+            f"{name} has learned nothing: {percent(scores.accuracy)} of the held-out clips ({judged}) are labelled "
+            f"correctly, and chance gives {100 * system.by_chance:.1f} %. Train for more epochs, or look at the labels."
+        ]
     if not system.complete:
         sentences.append(
-            f"Not all folds are trained: only {scores.clips:,} of {counted(len(clips), 'clip')} are judged yet."
+            f"Not all folds are trained: only {scores.clips:,} of {counted(len(clips), 'clip')} are judged so far."
         )
-    if ensembles and comparisons and comparisons[0][0] is ensembles.system:
-        sentences.append(_gain(ensembles, comparisons[0]))
-    sentences.append(meaning(scores.calibration_error))
-    found = findings.coverage
-    if np.isfinite(found.threshold) and found.share.value > 0:
-        sentences.append(
-            f"{percent(found.share)} of the clips can be labelled without a person, {percent(found.precision)} of those"
-            f" rightly, where {_target(found)} is aimed at: those with a probability of at least"
-            f" {_probability(found.threshold)}."
-        )
-    else:
-        sentences.append(f"No clips can be picked by their probability so that {_target(found)} are labelled rightly.")
-    if len(findings.pairs):
-        said = [
-            f"{_shortened(clips.classes[int(row['a'])])}/{_shortened(clips.classes[int(row['b'])])}"
-            f" ({int(row['errors'])})"
-            for row in findings.pairs.head(3).to_dict("records")
-        ]
-        sentences.append(f"Most confused: {', '.join(said)}; {counted(int(findings.wrong.sum()), 'error')} in all.")
-    else:
-        sentences.append("There is no error, so nothing is confused.")
-    if suspected := int(findings.judged["suspected"].sum()):
-        are = "is" if suspected == 1 else "are"
-        sentences.append(
-            f"{counted(suspected, 'label')} {are} suspected of being wrong: listen to the first clips listed below."
-        )
-    if weak := int(findings.weak["weak"].sum()):
-        are = "is" if weak == 1 else "are"
-        sentences.append(f"{counted(weak, 'speaker')} {are} labelled worse than chance allows for.")
+    if system.learned:
+        if ensembles:
+            sentences.append(_gain(ensembles, comparisons))
+        sentences += _reading(findings)
     if torn := int((findings.twins["labels"] > 1).sum()):
         bear = "cluster of near duplicates bears" if torn == 1 else "clusters of near duplicates bear"
         sentences.append(f"{torn:,} {bear} different labels.")
@@ -81,43 +60,79 @@ def say(
     return sentences
 
 
+def _reading(findings: Findings) -> list[str]:
+    """What the predictions of a system that has learned something say."""
+    sentences = [meaning(findings.system.summary.overall.calibration_error)]
+    found, classes = findings.coverage, findings.clips.classes
+    if found.reached:
+        sentences.append(
+            f"{percent(found.share)} of the clips have a probability of at least {_probability(found.threshold)}; "
+            f"{percent(found.precision)} of these are labelled correctly (target: {_target(found)})."
+        )
+    else:
+        sentences.append(f"At no threshold of the probability are {_target(found)} of the labels correct.")
+    if len(findings.pairs):
+        said = [
+            f"{_shortened(classes[int(row['a'])])}/{_shortened(classes[int(row['b'])])} ({int(row['errors'])})"
+            for row in findings.pairs.head(3).to_dict("records")
+        ]
+        sentences.append(f"Most confused: {', '.join(said)}; {counted(int(findings.wrong.sum()), 'error')} in all.")
+    else:
+        sentences.append("There is no error, so nothing is confused.")
+    if suspected := len(findings.suspects):
+        are = "is" if suspected == 1 else "are"
+        sentences.append(
+            f"{counted(suspected, 'label')} {are} suspected of being wrong: listen to the first clips of the list."
+        )
+    if weak := int(findings.weak["weak"].sum()):
+        have = "has" if weak == 1 else "have"
+        sentences.append(f"{counted(weak, 'speaker')} {have} more errors than chance explains.")
+    return sentences
+
+
+def remark(run: Run, system: System | None) -> str:
+    """What there is to know of a run beside its scores; "" where there is nothing."""
+    lost = "" if system is None or system.learned else f"has learned nothing: chance gives {system.by_chance:.3f}"
+    return "; ".join(filter(None, [run.note, lost]))
+
+
 def _in_words(ensembles: Ensembles) -> str:
     """The chosen ensemble, to begin a sentence with."""
     method = ensembles.choice.method
-    if method == "single":
+    if method == "single" or len(ensembles.runs) == 1:
         run = ensembles.members[int(ensembles.chosen.final.weights.argmax())][0]
-        return f"{run}, with a temperature,"
+        return run if method == "single" else f"{run}, its views weighted,"
     return {"mean": "The mean of all runs", "greedy": "The ensemble of greedy selection"}.get(
         method, "The ensemble of maximum likelihood"
     )
 
 
 def ensemble_verdict(ensembles: Ensembles) -> str:
-    """Whether an ensemble pays, in words."""
+    """Why this ensemble was chosen, in words."""
     choice = ensembles.choice
-    excess = choice.excess[choice.method]
+    chosen, excess = METHODS[choice.method].capitalize(), choice.excess[choice.method]
     if choice.method == choice.lowest:
-        return f"{METHODS[choice.method].capitalize()}: the lowest log loss of the four."
+        return f"{chosen}: the lowest log loss of the four."
     return (
-        f"{METHODS[choice.method].capitalize()}: its log loss is not clearly above that of {METHODS[choice.lowest]} "
-        f"({excess.value:+.4f}, {excess.low:+.4f} to {excess.high:+.4f}), and it is the simpler one."
+        f"{chosen}: simpler than {METHODS[choice.lowest]}, and its log loss is not clearly higher "
+        f"({excess.value:+.4f}, {excess.low:+.4f} to {excess.high:+.4f})."
     )
 
 
-def _gain(ensembles: Ensembles, comparison: tuple[System, System, Comparison]) -> str:
+def _gain(ensembles: Ensembles, comparisons: Sequence[tuple[System, System, Comparison]]) -> str:
     """What the chosen ensemble does against the best run."""
-    _, run, found = comparison
     if len(ensembles.runs) == 1:
-        return "Only one run is complete: train another network or size, and an ensemble may be better."
-    gain = found.accuracy
+        return ONE_RUN
     if ensembles.choice.method == "single":
-        said = "No ensemble is clearly better than one run alone."
-    elif gain.low > 0:
-        said = f"It is more often right than the best run, {run.name}: {points(gain)}."
+        return f"No ensemble is clearly better than one run alone. {ensemble_verdict(ensembles)}"
+    _, run, found = comparisons[0]
+    gain = found.accuracy
+    if gain.low > 0:
+        said = f"It is better than the best run, {run.name}: {points(gain)}."
     elif gain.high < 0:
-        said = f"It is less often right than the best run, {run.name}: {points(gain)}; log loss decides."
+        said = f"It labels fewer clips correctly than the best run, {run.name}: {points(gain)}; log loss decides."
     else:
-        said = f"It is not clearly more often right than the best run, {run.name}: {points(gain)}."
+        said = f"It is not clearly better than the best run, {run.name}: {points(gain)}."
     return f"{said} {ensemble_verdict(ensembles)}"
 
 
@@ -127,7 +142,7 @@ def meaning(error: Interval) -> str:
         return f"Its probabilities mean what they say: they are off by {percent(error)} on average."
     if error.low == 0:  # see `scores.calibration_interval`
         return f"Its probabilities are off by {percent(error)} on average, which may be chance: there are few clips."
-    return f"Its probabilities should not be taken at their word: they are off by {percent(error)} on average."
+    return f"Do not take its probabilities at their word: they are off by {percent(error)} on average."
 
 
 def counted(count: int, noun: str) -> str:
@@ -178,7 +193,7 @@ def table_of(runs: Sequence[Run], systems: dict[str, System], ensembles: Ensembl
     for run in runs:
         took = clock(run.seconds) if run.seconds else "-"
         lines.append((run.name, *numbers(systems.get(run.name)), str(len(run.folds)), took))
-    if ensembles:
+    if ensembles and len(ensembles.runs) > 1:
         for method, system in ensembles.systems.items():
             star = " *" if method == ensembles.choice.method else ""
             lines.append((METHODS[method] + star, *numbers(system), "", ""))

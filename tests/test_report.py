@@ -24,6 +24,7 @@ from benchmarks.browser import find_browser, open_browser
 from benchmarks.report import make_runs
 from prediction.spec import read_ensemble
 from reporting.content import cluster_order
+from reporting.findings import SUSPECT
 from reporting.gather import COMPLETE, INCOMPLETE, STALE, find_runs, held_out_clips
 from reporting.scores import Interval
 from reporting.verdict import meaning
@@ -111,7 +112,7 @@ def test_a_run_that_is_not_complete_says_what_completes_it(work: Path, capsys: p
     shutil.rmtree(work / "runs" / f"{MODEL}-16x16-1" / "fold0")  # now none is complete
     assert report.main(["-w", str(work), "--no-audio"]) == 0
     said = capsys.readouterr().out
-    assert "Not all folds are trained: only 18 of 36 clips are judged yet." in said
+    assert "Not all folds are trained: only 18 of 36 clips are judged so far." in said
     assert "2 of 2 runs are not complete" in said
 
 
@@ -215,6 +216,75 @@ def test_suspects_go_to_a_person_and_back(
     assert "trained on other folds or labels" in capsys.readouterr().err
 
 
+def test_the_exported_suspects_are_those_of_the_page(work: Path, tmp_path: Path) -> None:
+    """As many, in the same order, and without those that a person has decided about; none is its own reason."""
+    table = pd.read_csv(work / "clips.csv", keep_default_na=False, dtype=str)
+    held = table[table["split"] == "train"].index
+    twins = [held[0], held[-1]]  # of two classes
+    table.loc[twins, "cluster"] = table.loc[held[0], "fname"]
+    table.to_csv(work / "clips.csv", index=False)
+    path = tmp_path / "suspects.csv"
+
+    def check() -> pd.DataFrame:
+        path.unlink(missing_ok=True)
+        assert report.main(["-w", str(work), "--no-audio", "--export", str(path)]) == 0
+        exported = pd.read_csv(path, dtype=str, keep_default_na=False)
+        page = data_of(work / "report.html")
+        clips = page["clips"]
+        shown = [name for name, kinds in zip(clips["fname"], clips["problems"], strict=True) if SUSPECT in kinds]
+        assert shown == exported["fname"].tolist()
+        assert any(f"{len(shown)} labels are suspected" in sentence for sentence in page["verdict"])
+        assert not any(name in reason for name, reason in zip(exported["fname"], exported["reason"], strict=True))
+        return exported
+
+    exported = check()
+    assert set(exported["fname"][:2]) == set(table.loc[twins, "fname"])
+    decided = exported.loc[2, "fname"]
+    label = exported.loc[2, "label"]
+    (work / system.paths.RECORD).write_text(
+        f"fname,label,action,new_label,fold,date,source\n{decided},{label},keep,{label},0,2026-01-01,x\n"
+    )
+    assert decided not in check()["fname"].tolist()
+
+
+@pytest.mark.parametrize("kind", ["random", "constant"])
+def test_a_network_at_chance_has_learned_nothing(
+    store_work: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work, path = tmp_path / "work", tmp_path / "suspects.csv"
+    shutil.copytree(store_work, work)
+    make_runs(work, 2, MODEL, size=16, skill=0)
+    if kind == "constant":
+        for file in work.glob("runs/*/fold*/oof.npz"):
+            with np.load(file) as part:
+                content = dict(part)
+            content["probabilities"][:] = [0.2, 0.5, 0.3]
+            np.savez(file, **content)
+    assert report.main(["-w", str(work), "--no-audio", "--export", str(path)]) == 2
+    said = capsys.readouterr()
+    assert "has learned nothing: " in said.out
+    assert f"{RUN}: complete, has learned nothing" in said.out
+    assert "suspected" not in said.out
+    assert "next:" not in said.out
+    assert f"{path}: not written: " in said.err
+    assert not path.exists()
+    page = data_of(work / "report.html")
+    assert "has learned nothing" in page["verdict"][0]
+    assert not any(SUSPECT in kinds for kinds in page["clips"]["problems"])
+
+
+def test_classes_may_be_called_what_columns_are(data_root: Path, tmp_path: Path) -> None:
+    for name, kind in (("fname", "low"), ("label", "high"), ("id", "sweep")):
+        shutil.copytree(data_root / "train" / kind, tmp_path / "data" / name)
+    work, path = tmp_path / "work", tmp_path / "suspects.csv"
+    assert preprocess.main(["-i", str(tmp_path / "data"), "-w", str(work), "-k", "2"]) == 0
+    make_runs(work, 2, MODEL, size=16, skill=1.2)
+    assert report.main(["-w", str(work), "--export", str(path)]) == 0
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    assert len(table)
+    assert set(table["label"]) | set(table["suggested"]) == {"fname", "label", "id"}
+
+
 def test_half_a_sample_that_a_killed_run_left(work: Path) -> None:
     expected = held_out_clips(work).loud_over_quiet()
     with (work / system.paths.WAVES).open("ab") as file:
@@ -276,7 +346,7 @@ def test_a_run_without_errors(store_work: Path, tmp_path: Path) -> None:
     shutil.copytree(store_work, work)
     make_runs(work, 2, MODEL, size=16, skill=60)
     said = verdict(work)
-    assert said.startswith(f"{RUN}, with a temperature, labels 100.0 % (")
+    assert said.startswith(f"{RUN} labels 100.0 % (")
     assert "No ensemble is clearly better than one run alone." in said
     assert "There is no error, so nothing is confused." in said
     assert "suspected" not in said
@@ -298,7 +368,7 @@ def test_only_speakers_that_have_a_name_are_counted(work: Path) -> None:
     [
         (Interval(0.01, 0.004, 0.02), "mean what they say"),
         (Interval(0.05, 0.0, 0.08), "may be chance"),
-        (Interval(0.05, 0.02, 0.08), "should not be taken at their word"),
+        (Interval(0.05, 0.02, 0.08), "Do not take"),
     ],
 )
 def test_what_is_said_of_probabilities_heeds_chance(error: Interval, said: str) -> None:

@@ -170,14 +170,20 @@ def clip_table(fname: list[str], cluster: list[str]) -> pd.DataFrame:
 def test_the_list_has_what_is_wrong_most_suspicious_first_and_decides_nothing(tmp_path: Path) -> None:
     clips = clip_table([f"{n}.wav" for n in range(6)], ["", "1.wav", "", "", "1.wav", ""])
     path = tmp_path / "suspects.csv"
-    assert suspects.write_suspects(path, clips, ["no", "up", "yes"], suspects.judge(HAND_TRUTH, HAND)) == 4
+    table = suspects.list_suspects(clips, ["no", "up", "yes"], suspects.judge(HAND_TRUTH, HAND))
+    assert table.index.tolist() == [1, 4, 2, 5]
+    suspects.write_suspects(path, table)
     with path.open(encoding="utf-8-sig", newline="") as text:
         rows = list(csv.DictReader(text))
     assert [row["fname"] for row in rows] == ["1.wav", "4.wav", "2.wav", "5.wav"]
     assert [row["action"] for row in rows] == [""] * 4
-    assert [row["reason"].split()[0] for row in rows] == ["near", "near", "confidently", "taken"]
+    assert [row["reason"] for row in rows] == [
+        "labelled yes: its near duplicate 4.wav",
+        "labelled no: its near duplicate 1.wav",
+        "confidently of another class",
+        "taken for another class",
+    ]
     assert list(rows[2].values()) == ["2.wav", "no", "up", "", "0.2", "0.7", "s", "2", "confidently of another class"]
-    assert suspects.write_suspects(path, clips, ["no", "up", "yes"], suspects.judge(HAND_TRUTH, HAND), ["2.wav"]) == 3
 
 
 def test_a_spreadsheet_runs_no_cell(tmp_path: Path) -> None:
@@ -185,7 +191,7 @@ def test_a_spreadsheet_runs_no_cell(tmp_path: Path) -> None:
     clips = clip_table(fname, [""] * 6)
     path = tmp_path / "suspects.csv"
     judged = suspects.judge(np.zeros(6, np.int64), np.tile([0.1, 0.9], (6, 1)))
-    suspects.write_suspects(path, clips, ["+1", "-2"], judged)
+    suspects.write_suspects(path, suspects.list_suspects(clips, ["+1", "-2"], judged))
     with path.open(encoding="utf-8-sig", newline="") as text:
         cells = [cell for row in csv.reader(text) for cell in row]
     assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@"))]
