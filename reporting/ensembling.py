@@ -8,7 +8,7 @@ mean what they say.
 Every method minimises one thing, the log loss of the pool *after* temperature scaling. A linear pool is less sharp
 than it should be even where its members are calibrated (Ranjan & Gneiting 2010, "Combining probability forecasts");
 without the temperature, the log loss rewards weights on few sharp members, at a price in accuracy. Accuracy as the aim
-gains no accuracy on new clips and loses log loss, since it moves by whole clips (`python -m benchmarks.ensembles`).
+gains no accuracy on new clips and loses log loss, since it moves by whole clips (docs/ensembles.md).
 
 All is cross-fitted: weights and temperature that a clip is scored with come from the other folds. The networks of the
 other folds did learn from that clip; what of it a few weights could carry over is small, but not nothing.

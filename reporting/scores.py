@@ -17,7 +17,7 @@ follow from the spread of the squared terms (Satterthwaite's, with empirical mom
 Scores between 0 and 1 get Wilson's interval for the number of independent clips that would have this variance
 (compared by Franco et al. 2019); log loss is treated on the log scale, differences as they are. The calibration error
 is no smooth function of such sums: there whole groups are drawn again, by the bootstrap. How often all these hold the
-truth, and how often the plain bootstrap does, is measured by `benchmarks/coverage.py`.
+truth, and how often the plain bootstrap does, is measured in docs/report.md.
 """
 
 from __future__ import annotations
