@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -14,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from system.errors import UserError
 from system.files import remove_leftovers, replacing
+from system.locks import claimed
+from system.paths import LOCK
 
 KEY = "key.json"  # what the rows hang on
 ROWS = "rows.f32"  # (clips, classes) little-endian float32
@@ -107,8 +107,7 @@ class Results:
 
     def remove(self) -> None:
         self._clear()
-        with contextlib.suppress(OSError):  # somebody else's files are in it
-            self.folder.rmdir()
+        self.rows = 0
 
     def _old_key(self) -> dict[str, Any]:
         try:
@@ -137,23 +136,18 @@ def partial_results(
 
     The folder stays where the body fails, unless it holds no rows. UserError where another run has it.
     """
-    import fcntl
-
     folder = output.with_name(f"{output.name}.partial")
-    folder.mkdir(parents=True, exist_ok=True)
-    held = os.open(folder, os.O_RDONLY)
+    taken = f"{folder}: {output.name} is being written", "wait for it, or name another with -o"
     try:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{folder}: another inference.py is writing {output.name}; name another with -o") from None
-        results = Results(folder, key, classes, clips, keep_bad)
-        if results.begun_with_other:
-            print(f"{folder}: begun with other {', '.join(results.begun_with_other)}; starting over")
-        try:
-            yield results
-        finally:
-            if not results.rows:
-                results.remove()
+        with claimed(folder / LOCK, *taken):
+            results = Results(folder, key, classes, clips, keep_bad)
+            if results.begun_with_other:
+                print(f"{folder}: begun with other {', '.join(results.begun_with_other)}; starting over")
+            try:
+                yield results
+            finally:
+                if not results.rows:
+                    results.remove()
     finally:
-        os.close(held)
+        with contextlib.suppress(OSError):  # it holds rows, or somebody else's files
+            folder.rmdir()

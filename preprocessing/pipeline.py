@@ -35,7 +35,7 @@ from preprocessing.summary import summary_lines
 from system.console import clock
 from system.errors import UserError
 from system.locks import locked
-from system.paths import CLIPS, JOURNAL, NEXT, PICTURE, REJECTED, STORE, WAVES
+from system.paths import CLIPS, JOURNAL, LOCK, NEXT, PICTURE, REJECTED, STORE, WAVES
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -89,7 +89,7 @@ def preprocess(config: PreprocessConfig) -> None:
         download(config.download, config.input_path)
     data = scan(config)
     work = config.work
-    with writing(work), locked(work / ".lock"):
+    with writing(work), locked(work / LOCK):
         settle(work)
         notes = list(data.notes)
         old = _previous(config, data.root, notes)
@@ -127,7 +127,7 @@ def _complete(config: PreprocessConfig) -> PreprocessConfig:
     if config.input_path is not None:
         return config
     if (config.work / NEXT).is_dir():  # of a run that was killed: the store may lack its facts
-        with writing(config.work), locked(config.work / ".lock"):
+        with writing(config.work), locked(config.work / LOCK):
             settle(config.work)
     store = load_store(config.work)
     manifest, columns = store["options"]["manifest"], store["options"]["columns"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+LOCK = ".lock"  # in a work folder, a fold's folder and a folder of partial results
+
 # In the work folder: the store, which preprocess.py writes.
 CLIPS = "clips.csv"
 WAVES = "waves.i16"

@@ -315,7 +315,7 @@ def test_rows_that_are_not_whole_do_not_count(tmp_path: Path) -> None:
 def test_two_runs_do_not_write_to_one_file(tmp_path: Path) -> None:
     with (
         partial_results(tmp_path / "out.csv", {}, 3, [], False),
-        pytest.raises(UserError, match=r"another inference\.py is writing out\.csv"),
+        pytest.raises(UserError, match=r"out\.csv is being written by process .*: wait for it, or name another"),
         partial_results(tmp_path / "out.csv", {}, 3, [], False),
     ):
         pass

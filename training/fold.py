@@ -24,6 +24,7 @@ from system.console import clock
 from system.devices import pick_precision
 from system.errors import UserError
 from system.locks import claimed
+from system.paths import LAST, LOCK, PREVIOUS
 from training.heldout import predict_held_out
 from training.runs import fold_folder, must_train, standing, update_table
 from util import format_accuracy
@@ -63,7 +64,7 @@ def train_fold(
     from training.tensorboard import TensorBoard
 
     folder = fold_folder(config, run)
-    with claimed(folder / ".lock", f"{folder}: this fold"):
+    with claimed(folder / LOCK, f"{folder}: this fold is being trained", "wait for it, or stop it first"):
         for leftover in folder.glob(".*.tmp"):  # of a process that was killed
             leftover.unlink()
         if not must_train(run, folder, config.restart):  # it has been trained since this process began
@@ -123,7 +124,6 @@ def train_claimed(
     """`train_fold` for a fold that no other process trains, from the checkpoint `begun` on, if there is one."""
     from callback import Progress, RunFiles, draw_curve
     from model import save_checkpoint
-    from system.paths import LAST, PREVIOUS
     from training.tuning import expected_seconds
 
     folder = fold_folder(config, run)
