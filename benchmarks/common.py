@@ -127,7 +127,7 @@ def watched(command: list[str]) -> tuple[float, float, str]:
 
 
 def open_store(work: Path | None, data: Path | None, scratch: Path) -> Store:
-    """The store in `work`; else one of `data`; else of gsc12 where that is there; else of made clips."""
+    """The store in `work`; else a new one of `data`, else of gsc12 where it exists, else of made clips."""
     from dataset import Store
 
     if work:
@@ -140,7 +140,7 @@ def open_store(work: Path | None, data: Path | None, scratch: Path) -> Store:
 
 
 def make_store(work: Path, clips: int, noise: bool = False, classes: int = len(WORDS), folds: int = 5) -> Path:
-    """A store of one-second clips without the clips: white noise, or a hole in the file, which takes no disk."""
+    """A store of one-second clips without the clips: white noise, or a hole in the file, which takes no space."""
     import pandas as pd
 
     work.mkdir(parents=True, exist_ok=True)

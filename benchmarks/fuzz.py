@@ -238,7 +238,7 @@ MUTATIONS: Sequence[Callable[[bytes, Draw], bytes]] = (
 
 
 def mutated(seed: int, index: int) -> tuple[str, bytes]:
-    """The name of the kind and the content of file `index`, which hang on both numbers alone."""
+    """The name of the kind and the content of file `index`, which depend only on both numbers."""
     draw = np.random.default_rng([seed, index])
     names = list(whole_files())
     name = names[draw.integers(len(names))]

@@ -69,7 +69,7 @@ def main() -> None:
         "--data", type=Path, help="a folder of FLAC; default: ../shared/data/gsc12/test, else made clips"
     )
     options = parser.parse_args()
-    # A decoding process imports the main module anew: that of the command is light, and this one is not.
+    # A decoding process imports the main module again: the command's is light, this one is not.
     sys.modules["__main__"] = inference
     keep_memory()
     with tempfile.TemporaryDirectory() as scratch:
@@ -220,7 +220,7 @@ def write_noise(path: Path, seed: int) -> None:
 
 
 def save_random_runs(work: Path, model: str, features: FeatureConfig, folds: int) -> list[Path]:
-    """Checkpoints of `folds` networks that have learnt nothing."""
+    """Checkpoints of `folds` networks that have learned nothing."""
     settings: dict[str, Any] = {"augment": NO_AUGMENT, "optim": OptimConfig(), "seed": 0, "folds_hash": "made"}
     paths = []
     for fold in range(folds):

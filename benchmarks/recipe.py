@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no run after so long")
     parser.add_argument("--against", default=REFERENCE, help="the recipe that the table compares the others with")
     parser.add_argument("-g", "--gpu")
-    parser.add_argument("-w", "--work", type=Path, help="a store of the data set that is there already")
+    parser.add_argument("-w", "--work", type=Path, help="an existing store of the data set")
     options = parser.parse_args()
     if bool(options.name) != bool(options.train) or options.name in RECIPES:
         parser.error("options of train.py after -- need a --name of their own, and a --name needs such options")

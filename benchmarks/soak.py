@@ -48,7 +48,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--minutes", type=float, default=30, help="of mixed")
     parser.add_argument("--epochs", type=int, default=40, help="of the training that is killed")
-    parser.add_argument("--every", type=int, default=1, help="of the steps on the disk, take every so manieth")
+    parser.add_argument("--every", type=int, default=1, help="take every Nth of the steps on the disk")
     parser.add_argument("--save-seconds", type=float, default=1.0, help="between checkpoints; train.py: 180")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -106,7 +106,7 @@ def train_here(work: Path, epochs: int, save_seconds: float, folds: str = "0", b
 
 
 def outcome(work: Path, fold: int = 0) -> dict[str, Any]:
-    """What a finished fold left, but for seconds; raises where it is not finished."""
+    """What a finished fold left, except seconds; raises where it is not finished."""
     folder = work / "runs" / f"{MODEL}-32x32" / f"fold{fold}"
     last = read_checkpoint(folder / "last.ckpt")
     best = read_checkpoint(folder / "best.ckpt")
@@ -191,7 +191,7 @@ def kills(start: Path, wanted: int, epochs: int, save_seconds: float, draw: rand
 
 
 def position(work: Path) -> tuple[int, int]:
-    """Epochs and batches that a killed run goes on from; (-1, 0) where none is saved yet."""
+    """Epochs and batches at which a killed run resumes; (-1, 0) where none is saved yet."""
     path = work / "runs" / f"{MODEL}-32x32" / "fold0" / "last.ckpt"
     if not path.exists():
         return (-1, 0)
@@ -200,7 +200,7 @@ def position(work: Path) -> tuple[int, int]:
 
 
 def crashes(start: Path, every: int) -> dict[str, Any]:
-    """Die at each step on the disk of a training of two epochs, go on, and compare."""
+    """Die at each step on the disk of a training of two epochs, resume, and compare."""
     whole, work = (start.with_name(name) for name in ("whole", "work"))
     shutil.copytree(start, whole)
     listed = start.with_name("steps.json")

@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("-g", "--gpu", help="index of a GPU, or cpu; default: a GPU where there is one")
     parser.add_argument("--rounds", type=int, default=5, metavar="N")
     parser.add_argument("--data", type=Path, help="default: ../shared/data/gsc12, else made clips")
-    parser.add_argument("-w", "--work", type=Path, help="a store that is there already, instead of --data")
+    parser.add_argument("-w", "--work", type=Path, help="an existing store, in place of --data")
     parser.add_argument("--train", nargs=argparse.REMAINDER, default=[], help="more options of train.py")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:

@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, metavar="N")
     parser.add_argument("--ways", nargs="+", choices=("ours", "usual"), default=["ours", "usual"])
     parser.add_argument("--data", type=Path, help="default: ../shared/data/gsc12, else made clips")
-    parser.add_argument("-w", "--work", type=Path, help="a store that is there already, instead of --data")
+    parser.add_argument("-w", "--work", type=Path, help="an existing store, in place of --data")
     parser.add_argument("--child", choices=("ours", "usual"), help=argparse.SUPPRESS)
     parser.add_argument("--started", type=float, help=argparse.SUPPRESS)  # on the system's clock
     parser.add_argument("--train", nargs=argparse.REMAINDER, default=[], help="more options of train.py, for ours")

@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="timed steps a round, in place of --seconds")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--data", type=Path, help="default: ../shared/data/gsc12, else made clips")
-    parser.add_argument("-w", "--work", type=Path, help="a store that is there already, instead of --data")
+    parser.add_argument("-w", "--work", type=Path, help="an existing store, in place of --data")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("train", nargs="*", help="after --: other options of train.py, such as --optimizer sgd")
     options = parser.parse_args()
@@ -151,7 +151,7 @@ class GpuLoad:
                 self.samples.append((time.perf_counter(), float(line)))
 
     def note(self, way: str, seconds: float) -> None:
-        """Samples of the last `seconds` are this way's, but for the first, of which a part was before."""
+        """Samples of the last `seconds` are this way's, except the first, which began before."""
         since = time.perf_counter() - seconds
         self.by_way.setdefault(way, []).extend([percent for when, percent in self.samples if when > since][1:])
 
@@ -199,7 +199,7 @@ def matmul_peak(device: torch.device, size: int = 8192) -> float:
 
 
 def limit(config: TrainConfig, store: Store, device: torch.device) -> Callable[[int], float]:
-    """The bare network on one batch that is there already."""
+    """The bare network on one ready-made batch."""
     run = run_config(config, store, 0)
     model = Classifier(run).to(device)
     model.use_layout(pick_layout(model))

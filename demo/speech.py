@@ -55,7 +55,7 @@ class Voice:
 def make_speech(root: Path, voices: int, test_voices: int, seed: int = 0) -> None:
     """Write ``train/<word>/<speaker>_nohash_0.wav`` of `voices` speakers, ``test/`` alike of others, and two noises.
 
-    It is built beside `root` and renamed into place: a `root` that is there is complete. The same seed gives the same
+    It is built beside `root` and renamed into place: a `root` that exists is complete. The same seed gives the same
     bytes.
     """
     if root.exists() and any(root.iterdir()):
@@ -134,7 +134,7 @@ def say(voice: Voice) -> tuple[str, list[Wave]] | None:
     def keep(samples: Any, count: int, _events: Any) -> int:
         if samples and count > 0:
             parts.append(np.ctypeslib.as_array(samples, (count,)).copy())
-        return 0  # go on
+        return 0  # continue
 
     def synthesise(word: str) -> NDArray[np.int16]:
         parts.clear()
@@ -147,7 +147,7 @@ def say(voice: Voice) -> tuple[str, list[Wave]] | None:
     callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)(keep)
     library.espeak_SetSynthCallback(callback)
     library.espeak_ng_SetRandSeed(ctypes.c_long(0))  # of the breath in some voices; random otherwise
-    if library.espeak_SetVoiceByName(voice.name.encode()):  # otherwise the voice before would go on speaking
+    if library.espeak_SetVoiceByName(voice.name.encode()):  # otherwise the previous voice would keep speaking
         return None
     sound = hashlib.sha256(synthesise("seven").tobytes()).hexdigest()
     for parameter, value in ((1, voice.words_per_minute), (3, voice.pitch)):
