@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # What is to be measured on a GPU, in under ten minutes: benchmarks/gpu.sh [WORK]
 # WORK is a store that preprocess.py made; without one: ../shared/data/gsc12, else made clips.
-# Neither librosa nor soundfile is needed where WORK is given. PYTHON names the Python to use. Without a GPU it is a
-# smoke test on the processor, which measures nothing.
+# PYTHON names the Python to use. Without a GPU it is a smoke test on the processor, which measures nothing.
 set -euo pipefail
 work=${1:+$(realpath "$1")}
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -3,8 +3,8 @@
     python -m benchmarks.time_to_accuracy -w work -t 64 -m resnet18 --target 0.92
 
 - ours: train.py on fold 0, with whatever follows --train;
-- usual: a DataLoader's workers make features a clip at a time, by librosa where it is installed; float32, NCHW, AdamW
-  and the same schedule in a plain loop, the same network and number of epochs.
+- usual: a DataLoader's workers make features a clip at a time by librosa; float32, NCHW, AdamW and the same schedule in
+  a plain loop, the same network and number of epochs.
 
 Each in a process of its own, which ends with the epoch that first reaches the target; its clock starts with the
 process, so that imports count. In turn, medians over the rounds. Prints a table of seconds by what was done, and a JSON

@@ -7,7 +7,7 @@
 - limit: the network alone on ready-made features, in the faster memory layout, fused optimiser;
 - pipeline: what train.py runs, through Lightning: int16 store, augmentation, features, averaged weights;
 - usual: a clip at a time in the workers of a DataLoader, float32, NCHW, the same kind of augmentation; features by
-  librosa from the files, where both are there.
+  librosa, from the files where they are there.
 
 Prints a table and a JSON line: clips a second, medians over the rounds, and the ratios of those medians; for a GPU also
 its load, its memory, and the share of its peak in bfloat16, as its maker states it and as a large product reaches it.

@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
+import librosa
 import numpy as np
 import torch
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from arg import FeatureConfig
 from benchmarks.common import cores
-from dataset import Clips, Store, mel_filters
+from dataset import Clips, Store
 
 
 class ClipFolder(Dataset[tuple[Tensor, int]]):
-    """One clip at a time: read, augmented and turned into a feature, on the processor.
+    """One clip at a time: read, augmented and turned into a feature by librosa, on the processor.
 
-    Files are read and transformed by librosa. Where it is not installed NumPy takes its place, and where the files are
-    not there waves come from the store, both of which is faster; `source` says what it is.
+    Where the files are missing, waves come from the store, which is faster; `source` says which it is.
     """
 
     def __init__(self, store: Store, clips: Clips, features: FeatureConfig, augment: bool = True) -> None:
         self.clips, self.root, self.features, self.augment = clips, store.root, features, augment
-        self.librosa = importlib.util.find_spec("librosa") is not None
-        self.files = self.librosa and len(clips) > 0 and (store.root / clips.fname[0]).exists()
-        self.source = f"{'librosa' if self.librosa else 'NumPy'} on {'files' if self.files else 'waves of the store'}"
-        self.filters = mel_filters(features)
-        self.window = torch.hann_window(features.n_fft).numpy()
+        self.files = len(clips) > 0 and (store.root / clips.fname[0]).exists()
+        self.source = f"librosa on {'files' if self.files else 'waves of the store'}"
         self[0]  # has librosa import what it needs here, once, and not in every worker
 
     def __len__(self) -> int:
@@ -43,7 +38,16 @@ class ClipFolder(Dataset[tuple[Tensor, int]]):
             reach = config.sample_rate // 10
             wave = np.roll(wave, np.random.randint(-reach, reach)) * np.random.uniform(0.5, 2)  # noqa: NPY002
             wave = wave + np.random.uniform(0, 0.005) * np.random.randn(len(wave))  # noqa: NPY002
-        db = self.decibels(wave.astype(np.float32))
+        mel = librosa.feature.melspectrogram(
+            y=wave.astype(np.float32),
+            sr=config.sample_rate,
+            n_fft=config.n_fft,
+            hop_length=config.hop_samples,
+            n_mels=config.n_mels,
+            fmin=config.fmin,
+            fmax=config.fmax,
+        )
+        db = librosa.power_to_db(mel, top_db=config.top_db)
         feature = np.zeros((config.n_mels, config.frames), np.float32)
         columns = min(config.frames, db.shape[1])
         feature[:, :columns] = ((db - db.mean()) / (db.std() + 1e-6))[:, :columns]
@@ -54,39 +58,9 @@ class ClipFolder(Dataset[tuple[Tensor, int]]):
         if not self.files:
             packed: NDArray[np.int16] = self.clips.windows(np.array([index]), config.clip_samples)[0].numpy()
             return packed.astype(np.float32) / np.float32(32768)
-        import librosa
-
         wave, _ = librosa.load(self.root / self.clips.fname[index], sr=config.sample_rate)
         fixed: NDArray[np.float32] = librosa.util.fix_length(wave, size=config.clip_samples)
         return fixed
-
-    def decibels(self, wave: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(L,) -> (n_mels, 1 + L / hop)"""
-        config = self.features
-        if self.librosa:
-            return librosa_decibels(wave, config)
-        frames = sliding_window_view(np.pad(wave, config.n_fft // 2), config.n_fft)[:: config.hop_samples]
-        spectrum = np.fft.rfft(frames * self.window)
-        power = (spectrum.real**2 + spectrum.imag**2) @ self.filters
-        db = 10 * np.log10(np.maximum(power, 1e-10)).T
-        return np.maximum(db, db.max() - config.top_db).astype(np.float32)
-
-
-def librosa_decibels(wave: NDArray[Any], config: FeatureConfig) -> NDArray[Any]:
-    """librosa's log-mel spectrogram of one clip, (n_mels, 1 + L / hop), as precise as `wave` is."""
-    import librosa
-
-    mel = librosa.feature.melspectrogram(
-        y=wave,
-        sr=config.sample_rate,
-        n_fft=config.n_fft,
-        hop_length=config.hop_samples,
-        n_mels=config.n_mels,
-        fmin=config.fmin,
-        fmax=config.fmax,
-    )
-    decibels: NDArray[Any] = librosa.power_to_db(mel, top_db=config.top_db)
-    return decibels
 
 
 def loader(clips: ClipFolder, batch_size: int, device: torch.device, train: bool) -> DataLoader[Any]:
