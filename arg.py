@@ -280,11 +280,11 @@ class InferenceConfig:
     work: Path
     runs: tuple[str, ...]  # names of folders under runs/
     size: tuple[int, int] | None  # (n_mels, frames) that they must have; None: any
-    folds: tuple[Fold, ...]
+    folds: tuple[Fold, ...]  # (): all that the runs have or, for a weighted ensemble, those of ensemble.json
     gpu: str | None
     tta: bool = True
     output: Path = Path("submission.csv")
-    ensemble: str = "soft"  # or "hard"; or "weighted": the runs, and the folds where () is given, are ensemble.json's
+    ensemble: str = "soft"  # or "hard"; or "weighted": the runs are ensemble.json's
     sample_submission: Path | None = None
     on_bad_clip: str = "error"  # or "majority": label it with the most common class
     checkpoint: str = "last"  # or "best"
@@ -611,8 +611,8 @@ def _folds(text: str) -> tuple[Fold, ...] | None:
 
 
 def _listed(text: str) -> tuple[Fold, ...]:
-    """Folds as typed, each once; () where that is no list of indices and "full"."""
-    parts = tuple(dict.fromkeys(text.split(",")))
+    """Folds as typed, each once; () where that is no list of indices and "full". A list may end with a comma."""
+    parts = tuple(dict.fromkeys(text.removesuffix(",").split(",")))
     known = all(part == FULL or part.isdecimal() for part in parts)
     return tuple(part if part == FULL else int(part) for part in parts) if known else ()
 
@@ -640,7 +640,10 @@ def parse_inference(argv: Sequence[str] | None = None) -> InferenceConfig:
     parser.add_argument("--tag", default="", help="of the runs")
     parser.add_argument("--runs", nargs="+", metavar="RUN", help="folders under runs/, instead of -t, -m and --tag")
     parser.add_argument(
-        "-f", "--folds", metavar="N", help="folds 0 to N-1, a list (0,2,full), or full; default: 5, or ensemble.json's"
+        "-f",
+        "--folds",
+        metavar="N",
+        help="folds 0 to N-1, a list (0,2; one fold alone: 0,), or full; default: all of the run, or ensemble.json's",
     )
     parser.add_argument("-g", "--gpu", metavar="G", help="index of a GPU, or cpu; default: a GPU where there is one")
     parser.add_argument("-a", "--tta", choices=("y", "n"), default="y", help="average four views of each clip")
@@ -674,10 +677,13 @@ def parse_inference(argv: Sequence[str] | None = None) -> InferenceConfig:
     option = "".join(other[:1]).replace("_", "-")
     _require(not other, f"--check and --{option}: give one of the two, a check labels nothing")
     size, runs = _named_runs(a)
-    folds: tuple[Fold, ...] = tuple(range(5)) if runs else ()
+    folds: tuple[Fold, ...] = ()
     if a.folds is not None:
         folds = tuple(range(int(a.folds))) if a.folds.isdecimal() else _listed(a.folds)
-        _require(folds != (), f"-f {a.folds}: use the number of folds (5), a list (0,2,full), or full")
+        mend = "use the number of folds (5), a list (0,2,full), or full"
+        if a.folds == "0":
+            mend = "is a number of folds: -f 1, or a list as in -f 0, is fold 0 alone"
+        _require(folds != (), f"-f {a.folds}: {mend}")
     _require(a.batch_size >= 1, f"--batch-size {a.batch_size}: use at least 1")
     return InferenceConfig(
         input_path=a.input_path,

@@ -64,7 +64,7 @@ def training_labels(work: Path, store: dict[str, Any] | None) -> tuple[tuple[str
     path = min((work / "runs").glob("*/fold*/last.ckpt"), default=None)
     if path is None:
         raise UserError(
-            f"{work} holds neither a store nor a run to tell the classes: give the folder that does with -w"
+            f"{work} holds neither a store nor a run to tell the classes: give the folder that does, -w FOLDER"
         )
     from model import read_checkpoint
 
@@ -83,10 +83,12 @@ def expected_form(config: InferenceConfig, store: dict[str, Any] | None, classes
     if folder is not None:
         return read_form(None, ClipFolder.scan(folder).names, classes), str(folder)
     if store is None:
-        raise UserError(f"{config.work} holds no store to tell the ids: give --sample-submission, or the clips with -i")
+        raise UserError(
+            f"{config.work} holds no store to tell the ids: give --sample-submission, or the clips with -i FOLDER"
+        )
     names = Names(test_names(config.work))
     if not len(names):
-        raise UserError(f"{store['root']} has no test clips: give --sample-submission, or the clips with -i")
+        raise UserError(f"{store['root']} has no test clips: give --sample-submission, or the clips with -i FOLDER")
     return read_form(None, names, classes), f"the test clips of {config.work}"
 
 

@@ -115,11 +115,14 @@ def find_clips_to_label(config: InferenceConfig, run: RunConfig) -> TestClips:
 
     `run` is what one of the ensemble's networks was trained with.
     """
-    store = Store.open(config.work) if (config.work / STORE).exists() or config.input_path is None else None
+    store = Store.open(config.work) if (config.work / STORE).exists() else None
     if store and store.folds_hash != run.folds_hash:
         print(f"warning: {config.work} has other folds or labels now than these runs were trained on", file=sys.stderr)
     if config.input_path is None:
-        assert store is not None
+        if store is None:
+            raise UserError(
+                f"{config.work} holds no store: run preprocess.py, or give a folder of clips with -i FOLDER"
+            )
         return _store_clips(config, store, run)
     ours = store is not None and is_test_root(store.test_root, config.input_path)
     files = ClipFolder.scan(config.input_path)
@@ -139,12 +142,13 @@ def _store_clips(config: InferenceConfig, store: Store, run: RunConfig) -> Store
     features = run.features
     if store.sample_rate != features.sample_rate:
         raise UserError(
-            f"{store.work} is at {store.sample_rate} Hz and the runs at {features.sample_rate}: give the clips with -i"
+            f"{store.work} is at {store.sample_rate} Hz and the runs at {features.sample_rate} Hz: give the clips with "
+            "-i FOLDER"
         )
     clips, rejected = store.clips("test", run.classes), load_rejected(store.work)
     rejected = rejected[rejected["split"] == "test"]
     if not len(clips) + len(rejected):
-        raise UserError(f"{store.root} has no test clips: give a folder of clips with -i")
+        raise UserError(f"{store.root} has no test clips: give a folder of clips with -i FOLDER")
     if len(rejected) and config.on_bad_clip == "error":
         name, reason = rejected.iloc[0][["fname", "reason"]]
         more = f", and {len(rejected) - 1} more" if len(rejected) > 1 else ""

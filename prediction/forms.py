@@ -57,12 +57,12 @@ def read_sample(path: Path, classes: tuple[str, ...]) -> Form:
 
     read: Any = {"dtype": str, "keep_default_na": False}
     try:
-        header = tuple(pd.read_csv(path, nrows=0, **read).columns)
+        header = tuple(pd.read_csv(path, header=None, nrows=1, **read).iloc[0])  # a class may be called as the id is
         with pd.read_csv(path, usecols=[0], chunksize=BLOCK_ROWS, **read) as parts:
             ids = Names(id_ for part in parts for id_ in part.iloc[:, 0])
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not a sample submission ({error})") from error
-    probabilities = len(header) > 2 and set(header[1:]) == set(classes)
+    probabilities = len(header) > 2 and sorted(header[1:]) == sorted(classes)
     if len(header) != 2 and not probabilities:
         raise UserError(f"{path}: need an id and a label, or an id and a column for each of {', '.join(classes)}")
     return Form(header, ids, probabilities)

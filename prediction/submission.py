@@ -34,6 +34,8 @@ def write_submission(
     import pandas as pd
 
     names = np.array(classes, object)
+    # by position, since a class may be called as the id is
+    columns = [classes.index(name) for name in form.header[1:]] if form.probabilities else []
     for path in (output, probabilities_path(output)):
         remove_leftovers(path)
     with contextlib.ExitStack() as stack:
@@ -46,13 +48,15 @@ def write_submission(
             )
             for start in range(0, max(1, len(form.ids)), BLOCK_ROWS):  # the header, where there is no clip
                 rows = rows_at(form.rows[start : start + BLOCK_ROWS])
-                ids = form.ids[start : start + BLOCK_ROWS]
-                full = pd.DataFrame(rows, columns=list(classes))
-                full.insert(0, form.header[0], ids, allow_duplicates=True)
-                short = pd.DataFrame({form.header[0]: ids, form.header[1]: names[rows.argmax(1)]})
-                submission = full[list(form.header)] if form.probabilities else short
-                for table, file in ((full, full_file), (submission, short_file)):
-                    table.to_csv(file, index=False, header=start == 0)
+                ids = list(form.ids[start : start + BLOCK_ROWS])
+                full = pd.DataFrame(rows)
+                short = full[columns] if form.probabilities else pd.DataFrame({0: names[rows.argmax(1)]})
+                for table, header, file in (
+                    (full, (form.header[0], *classes), full_file),
+                    (short, form.header, short_file),
+                ):
+                    table.insert(0, "id", ids)
+                    table.to_csv(file, index=False, header=list(header) if start == 0 else False)
         found = check_submission(paths[0], form, classes)
         probabilities = check_submission(paths[1], probability_form(form, classes), classes)
         if problems := [*found.problems, *probabilities.problems]:

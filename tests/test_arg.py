@@ -47,7 +47,7 @@ def test_a_weighted_ensemble_brings_its_runs() -> None:
     assert arg.parse_inference(["--ensemble", "weighted"]).runs == ()
     assert arg.parse_inference(["--ensemble", "weighted"]).folds == ()
     assert arg.parse_inference(["--ensemble", "weighted", "-f", "3"]).folds == (0, 1, 2)
-    assert arg.parse_inference([]).folds == (0, 1, 2, 3, 4)
+    assert arg.parse_inference([]).folds == ()
     assert arg.parse_inference([]).runs == ("resnet18-64x64",)
     for options in ("-t 64", "-m resnet18", "--runs a b", "--tag a", "--n-mels 64", "--frames 64", "--checkpoint best"):
         with pytest.raises(UserError, match=r"leave"):
@@ -55,20 +55,24 @@ def test_a_weighted_ensemble_brings_its_runs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "folds"), [("all", None), ("0,2", (0, 2)), ("full", ("full",)), ("3", (3,)), ("1,full,1", (1, "full"))]
+    ("text", "folds"),
+    [("all", None), ("0,2", (0, 2)), ("full", ("full",)), ("3", (3,)), ("1,full,1", (1, "full")), ("0,", (0,))],
 )
 def test_folds_of_train(text: str, folds: object) -> None:
     assert arg.parse_train(["-f", text]).folds == folds
 
 
 @pytest.mark.parametrize(
-    ("text", "folds"), [("3", (0, 1, 2)), ("full", ("full",)), ("2,0", (2, 0)), ("0,full", (0, "full"))]
+    ("text", "folds"),
+    [("3", (0, 1, 2)), ("full", ("full",)), ("2,0", (2, 0)), ("0,full", (0, "full")), ("0,", (0,)), ("1", (0,))],
 )
 def test_folds_of_inference(text: str, folds: object) -> None:
     assert arg.parse_inference(["-f", text]).folds == folds
-    for wrong in ("0", "x", "1,x", "-1", ""):
+    for wrong in ("0", "x", "1,x", "-1", "", ",", "0,,"):
         with pytest.raises(UserError):
             arg.parse_inference([f"-f={wrong}"])
+    with pytest.raises(UserError, match="-f 0: is a number of folds: -f 1, or a list as in -f 0, is fold 0 alone"):
+        arg.parse_inference(["-f", "0"])
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,10 @@ import model
 import prediction.ensembles
 import prediction.forms
 import prediction.labelling
-from arg import NO_AUGMENT, FeatureConfig, InferenceConfig, OptimConfig, RunConfig, parse_inference
+import preprocess
+import report
+import train
+from arg import NO_AUGMENT, FeatureConfig, Fold, InferenceConfig, OptimConfig, RunConfig, parse_inference
 from dataset import as_float
 from model import Classifier, build_network, fold_batch_norm, load_classifier, save_checkpoint
 from prediction.forms import match_ids, read_form
@@ -52,7 +55,7 @@ RUN = RunConfig(
 BATCH = 4
 
 
-def save_fold(work: Path, fold: int, seed: int, name: str = "test_resnet-32x32", **changes: Any) -> None:
+def save_fold(work: Path, fold: Fold, seed: int, name: str = "test_resnet-32x32", **changes: Any) -> None:
     torch.manual_seed(seed)
     classifier = Classifier(dataclasses.replace(RUN, fold=fold, **changes))
     randomise_norms(classifier.net)
@@ -135,6 +138,72 @@ def batch_rows(monkeypatch: pytest.MonkeyPatch, stop_after: int | None = None) -
 
     monkeypatch.setattr(model, "predict", noted)
     return seen
+
+
+# ------------------------------------------------------------------------------------------------ which checkpoints
+
+
+def test_without_f_all_folds_are_used(
+    runs: Path, store_work: Path, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those of the store or, without one, those that the runs' folders hold; both are two here."""
+    work, output = tmp_path / "work", tmp_path / "out.csv"
+    shutil.copytree(runs, work)
+    asked = ["-t", "32", "-m", "test_resnet", "-g", "cpu", "-a", "n", "-w", str(work), "-o", str(output)]
+    assert inference.main([*asked, "-i", str(clips)]) == 0
+    assert "networks: 2, views: 1" in capsys.readouterr().out
+    shutil.copytree(store_work, work, dirs_exist_ok=True)
+    save_fold(work, 2, seed=2)  # of an earlier division into three
+    assert inference.main([*asked, "-i", str(clips)]) == 0
+    assert "networks: 2, views: 1" in capsys.readouterr().out
+    assert inference.main([*asked, "-i", str(clips), "-f", "1,"]) == 0
+    assert "networks: 1, views: 1" in capsys.readouterr().out
+
+
+def test_folds_that_are_not_there(runs: Path, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The error names those there are, as -f takes them."""
+    shutil.copytree(runs, tmp_path / "work")
+    (run,) = (tmp_path / "work" / "runs").iterdir()
+    asked = arguments(tmp_path / "work", tmp_path / "out.csv", clips)
+    for there, f in (("0,1", "5"), ("1,", "2"), ("1,full", "1")):
+        if there == "1,":
+            shutil.rmtree(run / "fold0")
+        elif there == "1,full":
+            save_fold(tmp_path / "work", "full", seed=0)
+        assert inference.main([*asked, "-f", f]) == 2
+        assert one_error_line(capsys).endswith(f", or use those there are: -f {there}")
+        assert inference.main([*asked, "-f", there]) == 0
+
+
+def test_classes_may_be_called_as_columns_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, work, output = tmp_path / "data", tmp_path / "work", tmp_path / "out.csv"
+    names = ("fname", "id", "label")
+    draw = np.random.default_rng(0)
+    for split, takes in (("train", 9), ("test", 2)):
+        for name, kind in zip(names, CLASSES, strict=True):
+            (root / split / name).mkdir(parents=True)
+            for take in range(takes):
+                soundfile.write(root / split / name / f"s{take}_nohash_0.wav", tone(kind, draw), RATE)
+    assert preprocess.main(["-i", str(root), "-w", str(work), "-k", "3"]) == 0
+    network = ["-t", "32", "-m", "test_resnet", "-g", "cpu", "-w", str(work)]
+    assert train.main([*network, "--epochs", "8", "--lr", "4e-3", "--optimizer", "adamw"]) == 0
+    assert inference.main([*network, "-o", str(output)]) == 0
+    assert "networks: 3, views: 4" in capsys.readouterr().out
+    probabilities = pd.read_csv(tmp_path / "out_probabilities.csv", header=None, skiprows=1)
+    rows = probabilities.iloc[:, 1:].to_numpy(float)
+    labels = pd.read_csv(output)
+    assert list(labels.columns) == ["fname", "label"]
+    assert [names[column] for column in rows.argmax(1)] == labels["label"].tolist()
+    assert report.main(["-w", str(work)]) == 0
+
+    sample = tmp_path / "sample.csv"
+    sample.write_text("id,label,id,fname\n" + "".join(f"{name},0,0,1\n" for name in reversed(labels["fname"].tolist())))
+    asked = ["-w", str(work), "--sample-submission", str(sample)]
+    assert inference.main([*network, *asked[2:], "-o", str(tmp_path / "shares.csv")]) == 0
+    shares = pd.read_csv(tmp_path / "shares.csv", header=None, skiprows=1).iloc[::-1, 1:].to_numpy(float)
+    np.testing.assert_array_equal(shares, rows[:, [2, 1, 0]])
+    assert (tmp_path / "shares.csv").read_text().startswith("id,label,id,fname\n")
+    assert inference.main(["--check", str(tmp_path / "shares.csv"), *asked]) == 0
 
 
 # -------------------------------------------------------------------------------------------------- right answers
