@@ -1,4 +1,4 @@
-"""What happens around the training steps: averaged weights, progress, and the files of a run."""
+"""What happens around the training steps: averaged weights, progress, checks, and the files of a fold."""
 
 from __future__ import annotations
 
@@ -176,21 +176,21 @@ class Progress(pl.Callback):
 
 
 class Signals:
-    """SIGINT and SIGTERM while training: the first one asks it to stop, after which SIGINT stops it at once."""
+    """SIGINT and SIGTERM during training: the first one asks it to stop, after which SIGINT stops it at once."""
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
 
     def listen(self) -> None:
-        """In place of Lightning's handlers, at whose end those before them come back; for a main thread only."""
+        """Replace Lightning's handlers, which restore those before them in the end; in a main thread only."""
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, self._handle)
 
     def stopped(self, where: str) -> Stopped:
-        """What to raise for the signal that was received; `where` it goes on from."""
+        """What to raise for the signal that was received; training resumes from `where`."""
         assert self.received
-        text = f"stopped by {self.received.name}; the same command (without --restart) goes on from {where}"
+        text = f"stopped by {self.received.name}; the same command (without --restart) resumes from {where}"
         return Stopped(text, 128 + self.received)
 
     def _handle(self, number: int, _: Any) -> None:
@@ -201,6 +201,47 @@ class Signals:
                 # print may be under way
                 os.write(2, b"stopping after this batch, once it is saved; Ctrl-C stops at once\n")
         self.received = signal.Signals(number)
+
+
+CHECK_STEPS = 100  # between two looks at the losses, for each of which training waits for the GPU
+
+
+class FiniteLoss(pl.Callback):
+    """Ends a training whose loss is no longer a number with a UserError that names the batch and its clips.
+
+    It looks every CHECK_STEPS steps, after each epoch, and before anything is saved.
+    """
+
+    def __init__(self) -> None:
+        self._losses: list[tuple[int, Tensor]] = []  # since the last look, with their batch
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, model: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._losses.append((batch_idx, outputs["loss"]))
+        if len(self._losses) >= CHECK_STEPS:
+            self.on_train_epoch_end(trainer, model)
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, model: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self.on_train_epoch_end(trainer, model)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
+        if not self._losses:
+            return
+        finite = torch.stack([loss for _, loss in self._losses]).isfinite().tolist()
+        batches, self._losses = [batch for batch, _ in self._losses], []
+        if not all(finite):
+            assert isinstance(model, Classifier)
+            data: Any = trainer.datamodule  # type: ignore[attr-defined]
+            batch = batches[finite.index(False)]
+            rows = data.train_batches(trainer.current_epoch).parts()[batch]
+            names = [data.train.fname[int(row)] for row in rows[:3]]
+            more = f" and {len(rows) - 3} more" if len(rows) > 3 else ""
+            where = f"epoch {trainer.current_epoch + 1}, batch {batch + 1} ({', '.join(names)}{more})"
+            raise UserError(
+                f"fold {model.config.fold}: the loss is no longer a number, first in {where}; "
+                + lower_rate(model.config)
+            )
 
 
 class InMemory(CheckpointIO):
@@ -219,70 +260,122 @@ class InMemory(CheckpointIO):
         pass
 
 
-SAVE_SECONDS = 180.0  # between two checkpoints within an epoch
-SAVE_SHARE = 0.01  # of the time that checkpoints may take: where they take more, fewer are written
-CHECK_STEPS = 100  # between two looks at the losses, for each of which a GPU is waited for
+class Writer:
+    """A thread that writes files while training continues, one job at a time."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0  # that the latest job took
+        self._pool = ThreadPoolExecutor(1, "checkpoint")
+        self._job: Future[None] | None = None
+
+    def start(self, job: Callable[[], None]) -> None:
+        self._job = self._pool.submit(self._timed, job)
+
+    def wait(self) -> bool:
+        """Wait for the job, if there is one. False, after a warning, where the disk refused it."""
+        job, self._job = self._job, None
+        try:
+            if job is not None:
+                job.result()
+        except OSError as error:
+            print(f"warning: no checkpoint could be saved, training continues: {error}", file=sys.stderr, flush=True)
+            return False
+        return True
+
+    def close(self) -> None:
+        self._pool.shutdown()
+
+    def _timed(self, job: Callable[[], None]) -> None:
+        started = time.monotonic()
+        job()
+        self.seconds = time.monotonic() - started
 
 
-class RunFiles(pl.Callback):
-    """Saves all that a training goes on from, and goes on from it; keeps a fold's folder.
+class FoldFiles:
+    """A fold's folder during training; whenever a crash comes, its files agree or can be made to.
 
-    `last.ckpt` is the newest state, `previous.ckpt` the one before, `best.ckpt` the best weights by held-out accuracy;
-    `history.csv` and `events` are written from the state. A thread writes them while training goes on. `begun` is
-    the checkpoint to go on from, if any. It must be the last of the callbacks, since it saves what the others leave.
-
-    Raises Stopped after a signal, and UserError when the loss is no longer a number.
+    `last.ckpt` is the newest state, `previous.ckpt` the one before, `best.ckpt` the best weights by held-out accuracy.
+    `history.csv` and `events` follow the state.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        averaging: Averaging | None,
-        begun: dict[str, Any] | None = None,
-        events: Events | None = None,
-    ) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, events: Events | None = None) -> None:
+        self.folder, self.events = folder, events
+        self.new_best: dict[str, Tensor] = {}  # weights for best.ckpt, until they are written
+        self._new_run = True  # what an earlier run left is still there
+        self._keep_last = False  # as previous.ckpt
+
+    def resume(self, begun: dict[str, Any]) -> dict[str, float]:
+        """Make the other files agree with the checkpoint to resume from; returns the best epoch so far."""
+        self._new_run, self._keep_last = False, begun["path"].name == LAST
+        remove(self.folder, RESULTS)
+        if begun["history"]:
+            write_history(begun["history"], self.folder)
+        best: dict[str, float] = begun["best"]
+        with contextlib.suppress(UserError):
+            if read_checkpoint(self.folder / BEST).get("best") == best:
+                return best
+        remove(self.folder, [BEST])  # a crash came between the two files
+        if best.get("epoch") != begun["epoch"] - 1 or begun["batch"]:
+            return {}  # the better epoch is still to come, again
+        save_checkpoint(self.folder / BEST, begun["config"], begun["state_dict"], False, best=best)
+        return best
+
+    def write(self, config: RunConfig, state: dict[str, Tensor], record: dict[str, Any]) -> None:
+        """A checkpoint and what belongs to it. UserError where weights are no longer numbers; OSError of the disk."""
+        weights = record["training"].get("current_model_state", state)
+        if not all(value.isfinite().all() for value in weights.values() if value.is_floating_point()):
+            raise UserError(f"fold {config.fold}: weights are no longer numbers; {lower_rate(config)}")
+        if self._new_run:  # what the earlier one left goes once the first checkpoint is there
+            remove(self.folder, [PREVIOUS])
+            save_checkpoint(self.folder / LAST, config, state, False, **record)
+            remove(self.folder, [*RESULTS, BEST, HISTORY])
+            shutil.rmtree(self.folder / EVENTS, ignore_errors=True)
+            self._new_run = False
+            self._write_best(config, record["best"])
+        else:
+            self._write_best(config, record["best"])
+            previous = self.folder / PREVIOUS if self._keep_last else None
+            save_checkpoint(self.folder / LAST, config, state, False, previous, **record)
+        self._keep_last = True
+        if record["history"]:
+            write_history(record["history"], self.folder)
+        if self.events is not None:
+            self.events.write(record["history"])
+
+    def _write_best(self, config: RunConfig, best: dict[str, float]) -> None:
+        if self.new_best:
+            save_checkpoint(self.folder / BEST, config, self.new_best, False, best=best)
+            self.new_best = {}
+
+
+SAVE_SECONDS = 180.0  # between two checkpoints within an epoch
+SAVE_SHARE = 0.01  # of the time that checkpoints may take: where they take more, fewer are written
+
+
+class Checkpoints(pl.Callback):
+    """Saves the whole state of a training now and then, and resumes from it to the same bits.
+
+    It copies the state; a thread writes the copy to `files`. `begun` is the checkpoint to resume from, if any. It must
+    be the last of the callbacks, since it saves what the others leave. Raises Stopped after a signal.
+    """
+
+    def __init__(self, files: FoldFiles, averaging: Averaging | None, begun: dict[str, Any] | None = None) -> None:
+        self.files = files
         self.averaging = averaging
-        self.events = events
         self.memory = InMemory()  # for the trainer's `plugins`
         self.signals = Signals()
+        self.writer = Writer()
         self.history: list[dict[str, float]] = []
         self.best: dict[str, float] = {}  # "epoch" and "accuracy"
-        self._best_state: dict[str, Tensor] = {}  # where best.ckpt is not written yet
-        self._keep_last = False  # as previous.ckpt
-        self._clean = True  # the next checkpoint is a new run's first
-        self._losses: list[tuple[int, Tensor]] = []  # since they were looked at, with their batch
-        self._random: dict[str, Tensor] = {}
-        self._seconds = self._epoch_seconds = 0.0  # that the run, and its epoch, took before it was interrupted
-        self._started = time.monotonic()
-        self._epoch_started = 0.0
-        self._saved_at = time.monotonic()
-        self._copy_seconds = self._write_seconds = 0.0  # of the latest checkpoint
-        self._writer = ThreadPoolExecutor(1, "checkpoint")
-        self._writing: Future[None] | None = None
+        self._random: dict[str, Tensor] = {}  # to resume from
+        self._epoch_seconds = 0.0  # that the epoch took before it was interrupted
+        self._started = self._epoch_started = self._saved_at = time.monotonic()
+        self._copy_seconds = 0.0  # of the latest checkpoint
         if begun is not None:
-            self._take_up(begun)
-
-    def _take_up(self, begun: dict[str, Any]) -> None:
-        """Go on from this checkpoint, and have the other files of the folder agree with it."""
-        self.memory.state = {"state_dict": begun["state_dict"], **begun["training"]}
-        self.history, self.best = begun["history"], begun["best"]
-        self._random, self._epoch_seconds, self._seconds = begun["random"], begun["epoch_seconds"], begun["seconds"]
-        self._keep_last = begun["path"].name == LAST
-        self._clean = False
-        remove(self.folder, RESULTS)
-        if self.history:
-            write_history(self.history, self.folder)
-        try:
-            agrees = read_checkpoint(self.folder / BEST).get("best") == self.best
-        except UserError:
-            agrees = False
-        if not agrees:  # it died between the two files
-            remove(self.folder, [BEST])
-            if self.best.get("epoch") == begun["epoch"] - 1 and begun["batch"] == 0:
-                save_checkpoint(self.folder / BEST, begun["config"], begun["state_dict"], False, best=self.best)
-            else:
-                self.best = {}  # it will be found again: the epoch of the better one is still to come
+            self.memory.state = {"state_dict": begun["state_dict"], **begun["training"]}
+            self.history, self.best = begun["history"], files.resume(begun)
+            self._random, self._epoch_seconds = begun["random"], begun["epoch_seconds"]
+            self._started -= begun["seconds"]
 
     # Lightning's hooks
 
@@ -302,10 +395,6 @@ class RunFiles(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, model: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        assert isinstance(model, Classifier)
-        self._losses.append((batch_idx, outputs["loss"]))
-        if len(self._losses) >= CHECK_STEPS:
-            self._check_losses(trainer, model)
         if trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches:
             return  # the epoch's end saves; a state with half a step's gradients cannot be saved
         if self.signals.received or self._due(SAVE_SECONDS):
@@ -313,8 +402,7 @@ class RunFiles(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
         assert isinstance(model, Classifier)
-        self._check_losses(trainer, model)
-        self._wait()
+        self.writer.wait()
         epoch = trainer.current_epoch
         row = {"epoch": epoch, "lr": trainer.optimizers[0].param_groups[0]["lr"]}
         row |= model.running_scores() | model.held_out_scores
@@ -322,109 +410,51 @@ class RunFiles(pl.Callback):
         accuracy = model.held_out_scores.get("valid_accuracy", -math.inf)
         if accuracy > self.best.get("accuracy", -math.inf):
             self.best = {"epoch": epoch, "accuracy": accuracy}
-            self._best_state = copied(self.averaging.averaged_state() if self.averaging else model.state_dict())
+            self.files.new_best = copied(self.averaging.averaged_state() if self.averaging else model.state_dict())
         if self.signals.received or self._due(0) or epoch + 1 == trainer.max_epochs:
             self._save(trainer, model, epoch + 1, 0)
 
     def on_train_end(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
-        self._wait()
+        self.writer.wait()
 
     def on_exception(self, trainer: pl.Trainer, model: pl.LightningModule, exception: BaseException) -> None:
-        self._writer.shutdown()
+        self.writer.close()
 
     def teardown(self, trainer: pl.Trainer, model: pl.LightningModule, stage: str) -> None:
-        self._writer.shutdown()
-
-    # what they do
+        self.writer.close()
 
     def _due(self, least_seconds: float) -> bool:
-        affordable = (self._copy_seconds + self._write_seconds) / SAVE_SHARE
+        affordable = (self._copy_seconds + self.writer.seconds) / SAVE_SHARE
         return time.monotonic() - self._saved_at >= max(least_seconds, affordable)
 
-    def _check_losses(self, trainer: pl.Trainer, model: Classifier) -> None:
-        if not self._losses:
-            return
-        finite = torch.stack([loss for _, loss in self._losses]).isfinite().tolist()
-        batches, self._losses = [batch for batch, _ in self._losses], []
-        if not all(finite):
-            data: Any = trainer.datamodule  # type: ignore[attr-defined]
-            batch = batches[finite.index(False)]
-            rows = data.train_batches(trainer.current_epoch).parts()[batch]
-            names = [data.train.fname[int(row)] for row in rows[:3]]
-            more = f" and {len(rows) - 3} more" if len(rows) > 3 else ""
-            where = f"epoch {trainer.current_epoch + 1}, batch {batch + 1} ({', '.join(names)}{more})"
-            raise UserError(
-                f"fold {model.config.fold}: the loss is no longer a number, first in {where}; "
-                + lower_rate(model.config)
-            )
-
-    def _save(self, trainer: pl.Trainer, model: Classifier, epoch: int, batch: int) -> None:
+    def _save(self, trainer: pl.Trainer, model: pl.LightningModule, epoch: int, batch: int) -> None:
         """Save that `epoch` epochs are done, and `batch` batches of the next; raises Stopped if that was asked for."""
+        assert isinstance(model, Classifier)
         started = time.monotonic()
-        self._check_losses(trainer, model)
-        self._wait()
+        self.writer.wait()
         trainer.save_checkpoint("")
         state, self.memory.state = self.memory.state, {}
+        weights = copied(state.pop("state_dict"))
         random = {"cpu": torch.get_rng_state(), "totals": model.totals}
         if model.device.type == "cuda":
             random["gpu"] = torch.cuda.get_rng_state(model.device)
-        more = {
+        record = {
             "epoch": epoch,
             "batch": batch,
             "history": list(self.history),
             "best": dict(self.best),
-            "seconds": self._seconds + started - self._started,
+            "seconds": started - self._started,
             "epoch_seconds": started - self._epoch_started if batch else 0.0,
             "random": copied(random),
-            "training": copied({key: value for key, value in state.items() if key != "state_dict"}),
+            "training": copied(state),
         }
-        job = partial(self._write, model.config, copied(state["state_dict"]), more)
-        self._writing = self._writer.submit(job)
+        self.writer.start(partial(self.files.write, model.config, weights, record))
         self._saved_at = time.monotonic()
         self._copy_seconds = self._saved_at - started
         if self.signals.received:
             where = f"epoch {epoch + 1}" + (f", batch {batch + 1} of {trainer.num_training_batches}" if batch else "")
-            raise self.signals.stopped(where if self._wait() else "the last checkpoint, since this one is not saved")
-
-    def _write(self, config: RunConfig, state: dict[str, Tensor], more: dict[str, Any]) -> None:
-        """A checkpoint and what belongs to it, in an order that leaves files which agree or can be made to."""
-        started = time.monotonic()
-        weights = more["training"].get("current_model_state", state)
-        if not all(value.isfinite().all() for value in weights.values() if value.is_floating_point()):
-            raise UserError(f"fold {config.fold}: weights are no longer numbers; {lower_rate(config)}")
-        if self._clean:  # what an earlier run left goes when the new one is there
-            remove(self.folder, [PREVIOUS])
-            save_checkpoint(self.folder / LAST, config, state, False, **more)
-            remove(self.folder, [*RESULTS, BEST, HISTORY])
-            shutil.rmtree(self.folder / EVENTS, ignore_errors=True)
-            self._clean = False
-            self._write_best(config, more["best"])
-        else:
-            self._write_best(config, more["best"])
-            previous = self.folder / PREVIOUS if self._keep_last else None
-            save_checkpoint(self.folder / LAST, config, state, False, previous, **more)
-        self._keep_last = True
-        if more["history"]:
-            write_history(more["history"], self.folder)
-        if self.events is not None:
-            self.events.write(more["history"])
-        self._write_seconds = time.monotonic() - started
-
-    def _write_best(self, config: RunConfig, best: dict[str, float]) -> None:
-        if self._best_state:
-            save_checkpoint(self.folder / BEST, config, self._best_state, False, best=best)
-            self._best_state = {}
-
-    def _wait(self) -> bool:
-        """Until what is being written is there. False, after a warning, where the disk has not taken it."""
-        writing, self._writing = self._writing, None
-        try:
-            if writing is not None:
-                writing.result()
-        except OSError as error:
-            print(f"warning: no checkpoint could be saved, training goes on: {error}", file=sys.stderr, flush=True)
-            return False
-        return True
+            saved = self.writer.wait()
+            raise self.signals.stopped(where if saved else "the last checkpoint, since this one is not saved")
 
 
 def lower_rate(config: RunConfig) -> str:

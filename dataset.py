@@ -351,7 +351,7 @@ class Batches:
     device: torch.device = torch.device("cpu")  # noqa: RUF009 (immutable)
 
     def __len__(self) -> int:
-        """Batches of the whole epoch, `first` or not: so a trainer that goes on in the middle counts them."""
+        """Batches of the whole epoch, `first` or not: a trainer that resumes in the middle counts them so."""
         count = -(-len(self.clips) // self.batch_size)
         if self.seed is None:
             return count
@@ -445,7 +445,7 @@ class WaveData(pl.LightningDataModule):
         )
 
     def train_dataloader(self) -> Batches:
-        """Asked for anew in every epoch (the trainer reloads it), since an epoch's draws hang on its number."""
+        """Asked for anew in every epoch (the trainer reloads it), since an epoch's draws depend on its number."""
         epoch = self.trainer.current_epoch if self.trainer else 0
         return self.train_batches(epoch, self.begin[1] if epoch == self.begin[0] else 0)
 

@@ -189,7 +189,7 @@ def test_store_and_folds(store_work: Path) -> None:
     assert len(WaveData(store, 0, 8, (0,), limit=5).train) == 5
 
 
-def test_an_epoch_goes_on_where_it_is_told_to() -> None:
+def test_an_epoch_resumes_at_a_batch() -> None:
     clips = store_of(*[[n, n + 1, n + 2, n + 3] for n in range(1, 11)])
     whole = Batches(clips, 2, 3, 4, (7,), 1, shift=1)
     rest = dataclasses.replace(whole, first=1)

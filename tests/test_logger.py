@@ -1,4 +1,4 @@
-"""What TensorBoard is given of a fold, and that nothing of the fold hangs on it."""
+"""What TensorBoard is given of a fold, and that nothing of the fold depends on it."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_events_that_cannot_be_written_stop_nothing(
 
     monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_scalar", full)
     assert run(work, "--logger", "tensorboard", "--epochs", "1") == 0
-    assert capsys.readouterr().err.count("no more events for TensorBoard, training goes on: [Errno 28]") == 1
+    assert capsys.readouterr().err.count("no more events for TensorBoard, training continues: [Errno 28]") == 1
 
 
 def test_without_the_package(work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

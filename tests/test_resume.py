@@ -1,4 +1,4 @@
-"""A training that is interrupted anywhere, and gone on with, ends as the one that never was: bit by bit, on a CPU."""
+"""A training that is interrupted anywhere and resumed ends as one that never was: bit by bit, on a CPU."""
 
 from __future__ import annotations
 
@@ -137,10 +137,10 @@ def test_a_signal_stops_it_after_the_batch_under_way(
     where = f"epoch {batch // BATCHES + 1}, batch {batch % BATCHES + 2}"
     said = capsys.readouterr().err.strip().splitlines()
     assert said[-1].startswith(f"stopped by {number.name}; the same command")
-    assert f"goes on from {where} of {BATCHES}" in said[-1]
+    assert f"resumes from {where} of {BATCHES}" in said[-1]
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
     assert run(work) == 0
-    assert f"goes on from {where}" in capsys.readouterr().out
+    assert f"resumes from {where}" in capsys.readouterr().out
     assert outcome(work) == whole[1]
 
 
@@ -188,7 +188,7 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before(
     assert "last.ckpt" in said.err
     assert "is damaged" in said.err
     assert "previous.ckpt takes its place" in said.err
-    assert "goes on from epoch 2, batch 2" in said.out
+    assert "resumes from epoch 2, batch 2" in said.out
     assert outcome(work) == whole[1]
     for name in ("last.ckpt", "previous.ckpt"):
         (work / FOLD / name).write_bytes(b"")
@@ -283,7 +283,7 @@ def test_a_disk_that_is_full_for_a_while_costs_nothing(
         at_batch(4, partial(fill, False), patch)
         assert run(work) == 0
     warning = capsys.readouterr().err
-    assert "training goes on: [Errno 28] No space left on device" in warning
+    assert "training continues: [Errno 28] No space left on device" in warning
     assert "last.ckpt" in warning
     assert outcome(work) == whole[1]
     with monkeypatch.context() as patch:

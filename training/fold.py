@@ -71,7 +71,7 @@ def train_fold(
             return Trained(net, {})
         begun = None if config.restart else standing(folder, tell=True)
         if begun is not None and (begun["config"] != run or not (begun["finished"] or "training" in begun)):
-            begun = None  # a dry run, or from a version that could not go on
+            begun = None  # a dry run, or from a version that could not resume
         while True:
             try:
                 with TensorBoard(folder, run) if config.logger == "tensorboard" else nullcontext() as log:
@@ -122,7 +122,7 @@ def train_claimed(
     log: TensorBoard | None,
 ) -> Trained:
     """`train_fold` for a fold that no other process trains, from the checkpoint `begun` on, if there is one."""
-    from callback import Progress, RunFiles, draw_curve
+    from callback import FoldFiles, Progress, draw_curve
     from model import save_checkpoint
     from training.tuning import expected_seconds
 
@@ -138,12 +138,13 @@ def train_claimed(
     if begun is not None and (begun["finished"] or begun["epoch"] == run.optim.epochs):
         print("trained already; what it held out is predicted again", flush=True)
         model.load_state_dict(begun["state_dict"])
-        files = RunFiles(folder, None, None if begun["finished"] else begun)  # which agree then
-        record = {"history": begun.get("history", []), "best": files.best or begun.get("best", {})}
+        record = {"history": begun.get("history", []), "best": begun.get("best", {})}
+        if not begun["finished"]:
+            record["best"] = FoldFiles(folder).resume(begun) or begun["best"]
     else:
         if begun is not None:
             batch = f", batch {begun['batch'] + 1}" if begun["batch"] else ""
-            print(f"goes on from epoch {begun['epoch'] + 1}{batch}", flush=True)
+            print(f"resumes from epoch {begun['epoch'] + 1}{batch}", flush=True)
         progress = Progress(expected_seconds(model, data), folds_left, report)
         record = fit(model, data, device, folder, progress, begun, log)
     scores = predict_held_out(model, data, device, folder) if len(data.valid) else {}
@@ -209,17 +210,17 @@ def fit(
 
     The averaged weights are left in the model, the fold's files in `folder`.
     """
-    from callback import Averaging, RunFiles
+    from callback import Averaging, Checkpoints, FiniteLoss, FoldFiles
 
     optim = model.config.optim
     averaging = Averaging(optim.ema_decay, device) if optim.ema_decay else None
-    files = RunFiles(folder, averaging, begun, log)
-    callbacks: list[pl.Callback] = [progress, *([averaging] if averaging else []), files]
+    saving = Checkpoints(FoldFiles(folder, log), averaging, begun)
+    callbacks: list[pl.Callback] = [progress, *([averaging] if averaging else []), FiniteLoss(), saving]
     trainer = make_trainer(
         optim,
         device,
         callbacks,
-        plugins=[files.memory],
+        plugins=[saving.memory],
         max_epochs=optim.epochs,
         limit_val_batches=1.0 if len(data.valid) else 0,
     )
@@ -228,9 +229,9 @@ def fit(
         trainer.fit(model, datamodule=data, ckpt_path=str(begun["path"]) if begun else None)
     except SystemExit:  # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from None
-    if files.signals.received:  # too late for another batch
-        raise files.signals.stopped("the end of training")
-    return {"history": files.history, "best": files.best}
+    if saving.signals.received:  # too late for another batch
+        raise saving.signals.stopped("the end of training")
+    return {"history": saving.history, "best": saving.best}
 
 
 def make_trainer(optim: OptimConfig, device: torch.device, callbacks: list[pl.Callback], **limits: Any) -> pl.Trainer:

@@ -1,4 +1,4 @@
-"""training.tensorboard."""
+"""A fold's history, scores and confusion matrix for TensorBoard."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def require_tensorboard() -> None:
 class TensorBoard:
     """Writes a fold's events. They follow the history in its checkpoint, as history.csv does.
 
-    Each process writes them from the first epoch on, in place of those that there were: what a killed one logged after
-    its last checkpoint would stand there twice. A disk that takes none of them stops no training.
+    Each process writes them again from the first epoch on: what a killed one logged after its last checkpoint would
+    stand there twice. A full disk stops the events, not the training.
     """
 
     def __init__(self, folder: Path, run: RunConfig) -> None:
@@ -89,7 +89,7 @@ class TensorBoard:
         self._with_writer(add)
 
     def _with_writer(self, action: Callable[[SummaryWriter], None]) -> None:
-        """What the system has against it is said once, and nothing is written from then on."""
+        """Where the disk fails, say so once and write nothing from then on."""
         if self._failed:
             return
         try:
@@ -98,7 +98,7 @@ class TensorBoard:
             action(self._writer)
         except OSError as error:
             self._failed = True
-            print(f"warning: no more events for TensorBoard, training goes on: {error}", file=sys.stderr, flush=True)
+            print(f"warning: no more events for TensorBoard, training continues: {error}", file=sys.stderr, flush=True)
 
     def _open(self) -> SummaryWriter:
         from torch.utils.tensorboard import SummaryWriter

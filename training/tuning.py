@@ -1,4 +1,4 @@
-"""training.tuning."""
+"""What fits a run to the machine: memory layout, the batch that fits, its learning rate, the time a fold takes."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def muon_share(run: RunConfig) -> float:
     """What Muon's step takes, in floating-point operations, for each that the network takes for a batch.
 
     It depends on the configuration alone, so that every machine and every fold comes to the same. Under --batch-size
-    auto that is the batch that the rate is meant for.
+    auto the batch is the one that the default rate is meant for.
     """
     with torch.random.fork_rng([]):  # initial weights
         net = build_network(run.model, len(run.classes), run.features)
@@ -110,7 +110,7 @@ def expected_seconds(model: Classifier, data: WaveData) -> float:
 def pick_layout(model: Classifier) -> torch.memory_format:
     """The faster memory layout of the network.
 
-    `layout_of` on a processor, where the choice must not hang on the clock: results are to be the same. Channels-last
+    `layout_of` on a processor, where the choice must not depend on the clock: results are to be the same. Channels-last
     was the faster one for all five networks of timm that were measured there (docs/performance.md). On a GPU the faster
     of the two over a few steps of a copy, or `layout_of` under --deterministic.
     """
@@ -152,14 +152,14 @@ def compile_network(model: Classifier) -> None:
         step(model, *made_batch(model, 2, model.device))
     except Exception as error:  # whatever a compiler that is missing or too old leads to
         model.net._compiled_call_impl = None
-        print(f"warning: --compile: goes on without, no working compiler ({first_line(error)})", file=sys.stderr)
+        print(f"warning: --compile: trains without it, no working compiler ({first_line(error)})", file=sys.stderr)
     model.zero_grad()
 
 
 def largest_batch(model: Classifier, clips: int, device: torch.device) -> int:
     """The largest power of two of clips a step that fits, up to LARGEST_BATCH and `clips` / LEAST_STEPS.
 
-    On a GPU it is tried; on a processor it is reckoned from what a step keeps for its backward pass, of which half of
+    On a GPU it is tried; on a processor it is estimated from what a step keeps for its backward pass, of which half of
     the free memory may be filled. UserError where not even two clips fit.
     """
     most = 2 ** int(math.log2(max(2, min(LARGEST_BATCH, clips // LEAST_STEPS))))
