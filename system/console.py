@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from system.errors import Stopped, UserError
 
@@ -36,45 +38,40 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., int]:
         return 0
 
     def wrapped(argv: Sequence[str] | None = None) -> int:
-        with _without_readers("stdout"), _without_readers("stderr"):
+        out: Any = sys.stdout and _Output(sys.stdout)  # None: nobody ever reads
+        err: Any = sys.stderr and _Output(sys.stderr)
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             return status(argv)
 
     return wrapped
 
 
-class _Drain(io.FileIO):
-    """A stream that takes what it is given also when its reader, such as `head` or a pager, has ended."""
+class _Output:
+    """A stream that takes any text: what its encoding lacks is escaped, what has no reader any more goes nowhere."""
 
-    def write(self, data: Any) -> int:
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a pipe on Windows has few letters
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        self._unless_unread(self._stream.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._unless_unread(self._stream.flush)
+
+    def _unless_unread(self, call: Callable[..., Any], *args: Any) -> None:
         try:
-            return super().write(data)
-        except BrokenPipeError:
-            return memoryview(data).nbytes
-
-
-@contextlib.contextmanager
-def _without_readers(name: str) -> Iterator[None]:
-    """Have "stdout" or "stderr" of this process work without a reader in the body, unless a caller has replaced it."""
-    stream = getattr(sys, name)
-    if stream is None or stream is not getattr(sys, f"__{name}__"):
-        yield
-        return
-    stream.flush()
-    drained: Any = _Drain(stream.fileno(), "w", closefd=False)
-    drain = io.TextIOWrapper(
-        drained if stream.write_through else io.BufferedWriter(drained),  # python -u buffers nothing
-        stream.encoding,
-        stream.errors,
-        line_buffering=stream.line_buffering,
-        write_through=stream.write_through,
-    )
-    setattr(sys, name, drain)
-    try:
-        yield
-    finally:
-        setattr(sys, name, stream)
-        with contextlib.suppress(OSError):  # which has been said
-            drain.flush()
+            call(*args)
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EINVAL):  # Windows says EINVAL
+                raise
+            with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 (no file)
+                os.dup2(nowhere.fileno(), self._stream.fileno())
 
 
 def clock(seconds: float) -> str:
