@@ -468,7 +468,7 @@ def remove(folder: Path, names: Iterable[str]) -> None:
 
 def write_history(history: list[dict[str, float]], folder: Path) -> None:
     with replacing(folder / HISTORY) as beside:
-        pd.DataFrame(history).to_csv(beside, index=False)
+        pd.DataFrame(history).to_csv(beside, index=False, lineterminator="\n")
 
 
 def copied(state: Any) -> Any:

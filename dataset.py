@@ -302,7 +302,8 @@ def read_table(work: Path, classes: tuple[str, ...]) -> tuple[dict[str, Clips], 
             names[str(split)].extend(rows["fname"])
             parts[str(split)].append({name: rows[name].to_numpy(kind) for name, kind in columns.items()})
             if split == "train":
-                digest.update(rows[["fname", "label", "fold"]].to_csv(index=False, header=False).encode())
+                table = rows[["fname", "label", "fold"]].to_csv(index=False, header=False, lineterminator="\n")
+                digest.update(table.encode())
     waves = read_waves(work)
     joined = {
         split: {name: np.concatenate([np.zeros(0, kind), *(part[name] for part in parts[split])], dtype=kind)

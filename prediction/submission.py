@@ -56,7 +56,8 @@ def write_submission(
                     (short, form.header, short_file),
                 ):
                     table.insert(0, "id", ids)
-                    table.to_csv(file, index=False, header=list(header) if start == 0 else False)
+                    titles = list(header) if start == 0 else False
+                    table.to_csv(file, index=False, header=titles, lineterminator="\n")
         found = check_submission(paths[0], form, classes)
         probabilities = check_submission(paths[1], probability_form(form, classes), classes)
         if problems := [*found.problems, *probabilities.problems]:

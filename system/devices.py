@@ -14,12 +14,16 @@ if TYPE_CHECKING:
 
 
 def free_memory() -> int:
-    """Bytes that processes may still take, as the system says."""
+    """Bytes that processes may still take, as the system says; half of all where it names all, 2 GiB on Windows."""
     try:
         with open("/proc/meminfo") as table:  # noqa: PTH123 (not a file of the user's)
             return next(1024 * int(line.split()[1]) for line in table if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
+        pass
+    try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    except (AttributeError, ValueError):
+        return 2 << 30
 
 
 def pick_device(gpu: str | None) -> torch.device:
@@ -56,7 +60,7 @@ def keep_memory() -> None:
     sixth of a training step. Nothing happens with other C libraries.
     """
     trim_threshold, top_pad, mmap_max = -1, -2, -4  # glibc's malloc.h
-    with contextlib.suppress(OSError, AttributeError):
+    with contextlib.suppress(OSError, AttributeError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(mmap_max, 0)
         mallopt(trim_threshold, 2**31 - 1)

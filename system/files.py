@@ -40,8 +40,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def flush_folder(folder: Path) -> None:
-    """Have the disk know what has been renamed in `folder`, so that a power cut does not undo it."""
-    held = os.open(folder, os.O_RDONLY)
+    """Have the disk know what has been renamed in `folder`, so that a power cut does not undo it; not on Windows."""
+    try:
+        held = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # Windows opens no folder
+        return
     try:
         os.fsync(held)
     except OSError as error:
@@ -60,8 +63,8 @@ def remove_leftovers(path: Path) -> None:
 def forget_pages(array: NDArray[Any]) -> None:
     """Give back the memory of what was read of a memory map: pages of the file would add up to all of it.
 
-    Nothing happens to an array of another kind.
+    Nothing happens to an array of another kind, nor on Windows.
     """
     mapped = getattr(array, "_mmap", None)
-    if isinstance(mapped, mmap.mmap):
+    if isinstance(mapped, mmap.mmap) and hasattr(mapped, "madvise"):
         mapped.madvise(mmap.MADV_DONTNEED)

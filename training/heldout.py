@@ -78,7 +78,7 @@ def write_rows(path: Path, clips: Clips, classes: Sequence[str], probabilities: 
     table = pd.DataFrame(probabilities, columns=list(classes))
     table.insert(0, "fname", list(clips.fname), allow_duplicates=True)  # a class may be called so
     table.insert(1, "label", [classes[index] for index in clips.target], allow_duplicates=True)
-    table.to_csv(path, index=False, mode="a", header=not path.exists())
+    table.to_csv(path, index=False, mode="a", header=not path.exists(), lineterminator="\n")
 
 
 def out_of_fold_hits(path: Path) -> NDArray[np.bool_]:

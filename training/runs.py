@@ -130,4 +130,4 @@ def update_table(path: Path, row: Mapping[str, Any], key: Sequence[str]) -> None
             table = pd.concat([old[~same], table]).fillna("").sort_values(list(key))
         remove_leftovers(path)
         with replacing(path) as beside:
-            table.to_csv(beside, index=False)
+            table.to_csv(beside, index=False, lineterminator="\n")
