@@ -11,11 +11,11 @@ import math
 import os
 import re
 import shutil
-import signal
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,6 +27,7 @@ from preprocessing.workers import STALL_SECONDS, isolated
 from system.console import progress
 from system.errors import UserError
 from system.paths import SCRATCH
+from system.processes import watchdog
 
 if TYPE_CHECKING:
     from preprocessing.files import File
@@ -64,22 +65,25 @@ class Decoded(NamedTuple):
     reason: list[str]
 
 
+class _Chunk(NamedTuple):
+    """Several files decoded: their samples back to back in a file, and for each its audio, with offsets into those."""
+
+    samples: Path
+    audios: list[Audio]
+
+
 def decode_stream(files: Sequence[File], sample_rate: int, scratch: Path) -> Generator[Decoded, None, None]:
     """Decode `files` in order, at `sample_rate` (Hz), with a bounded number under way whatever their number.
 
     Samples pass through `scratch`, a folder that is made and removed. What is not asked for is not decoded.
     """
-    shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
-    scratch.mkdir(parents=True)
-    try:
+    with _folder(scratch):
         for path, audios in _decode_chunks(files, sample_rate, scratch):
             # copy on write, only since torch asks for memory that may be written
             waves = np.memmap(path, "<i2", "c") if path.stat().st_size else np.empty(0, np.int16)
             path.unlink()  # the map keeps the samples
             offset, length = (np.array(column, np.int64) for column in zip(*(a[:2] for a in audios), strict=True))
             yield Decoded(waves, offset, length, [audio.reason for audio in audios])
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def decode_files(
@@ -90,45 +94,50 @@ def decode_files(
 ) -> list[Audio]:
     """Decode `files` on all cores and append their samples, in their order, to `waves`.
 
-    `note_down` is told of each chunk of files when its samples are there.
+    `note_down` is given each chunk of files when its samples are there.
     """
     if not files:
         return []
     waves.parent.mkdir(parents=True, exist_ok=True)
     scratch = waves.parent / SCRATCH
+    with _folder(scratch), waves.open("ab") as out:
+        out.write(b"\0" * (out.tell() % 2))  # a run that was killed may have left half a sample
+
+        def written() -> Iterator[Audio]:
+            rest = iter(files)
+            for samples, audios in _decode_chunks(files, sample_rate, scratch):
+                start = out.tell() // 2
+                with samples.open("rb") as decoded:
+                    shutil.copyfileobj(decoded, out, COPY_BYTES)
+                samples.unlink()
+                out.flush()
+                placed = [a._replace(offset=start + a.offset) if a.length else a for a in audios]
+                note_down(list(zip(islice(rest, len(placed)), placed, strict=True)))
+                yield from placed
+
+        done = list(progress(written(), len(files), "decoding"))
+        os.fsync(out.fileno())
+    return done
+
+
+@contextlib.contextmanager
+def _folder(scratch: Path) -> Iterator[None]:
+    """An empty folder at `scratch` while the body runs."""
     shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
-    scratch.mkdir()
+    scratch.mkdir(parents=True)
     try:
-        with waves.open("ab") as out:
-            out.write(b"\0" * (out.tell() % 2))  # such a run may have left half a sample, too
-
-            def written() -> Iterator[Audio]:
-                rest, buffer = iter(files), memoryview(bytearray(COPY_BYTES))
-                for samples, audios in _decode_chunks(files, sample_rate, scratch):
-                    start = out.tell() // 2
-                    with samples.open("rb", buffering=0) as decoded:
-                        while size := decoded.readinto(buffer):
-                            out.write(buffer[:size])
-                    samples.unlink()
-                    out.flush()
-                    placed = [a._replace(offset=start + a.offset) if a.length else a for a in audios]
-                    note_down([(file, audio) for audio, file in zip(placed, rest)])  # noqa: B905 (the rest is to come)
-                    yield from placed
-
-            done = list(progress(written(), len(files), "decoding"))
-            os.fsync(out.fileno())
-        return done
+        yield
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _decode_chunks(files: Sequence[File], sample_rate: int, scratch: Path) -> Iterator[tuple[Path, list[Audio]]]:
+def _decode_chunks(files: Sequence[File], sample_rate: int, scratch: Path) -> Iterator[_Chunk]:
     """`_read_chunk` of all files in order."""
 
-    def lost(_: str, reason: str) -> tuple[Path, list[Audio]]:
-        return _Samples(scratch).close(), [Audio(reason=f"unreadable: its decoder {reason}")]
+    def lost(_: str, reason: str) -> _Chunk:
+        return _Chunk(_Samples(scratch).close(), [Audio(reason=f"unreadable: its decoder {reason}")])
 
-    read = partial(_read_chunk, sample_rate=sample_rate, scratch=scratch, patience=STALL_SECONDS)
+    read = partial(_read_chunk, sample_rate=sample_rate, scratch=scratch)
     return isolated(read, _chunks(files), lost)
 
 
@@ -149,8 +158,8 @@ def _chunks(files: Iterable[File]) -> Iterator[list[str]]:
 class _Samples:
     """Little-endian int16 samples as they are decoded, in a file in `folder`.
 
-    So no clip is too long for the memory of the process that decodes it, nor for that of the one that collects; nor
-    are samples copied from process to process, which takes longer than the page cache does.
+    So no clip is too long for the memory of a process. Nor are samples sent from process to process, which takes longer
+    than the page cache does.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -191,33 +200,31 @@ class _Samples:
         return Path(self._file.name)
 
 
-def _read_chunk(paths: list[str], sample_rate: int, scratch: Path, patience: float = 0) -> tuple[Path, list[Audio]]:
-    """The samples of several files back to back, and for each file its audio, with offsets into those samples.
-
-    SIGALRM ends the process where nothing can be read for `patience` seconds; 0: it waits.
-    """
+def _read_chunk(paths: list[str], sample_rate: int, scratch: Path, patience: float = STALL_SECONDS) -> _Chunk:
+    """Decode several files; this process ends where nothing can be read for `patience` seconds."""
     from preprocessing.audit import measure
 
     samples, audios = _Samples(scratch), []
-    for path in paths:
-        start = len(samples)
-        try:
-            rate, channels, truncated = _read(path, sample_rate, samples, patience)
-        except (OSError, ValueError, RuntimeError, MemoryError) as error:  # soundfile's and soxr's are RuntimeErrors
-            samples.forget(start)
-            reason = getattr(error, "error_string", "") or getattr(error, "strerror", "") or str(error)
-            if not isinstance(error, _UnusableError):
-                reason = f"unreadable: {reason or type(error).__name__}"
-            audios.append(Audio(reason=" ".join(reason.replace("Error : ", "").split()).rstrip(".")))
-            continue
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-        wave = samples.since(start)
-        peak_db, rms_db, dc, clipped = measure(wave)
-        # As many digits as mean something, so that the table is the same everywhere; + 0.0: there is no -0.0.
-        levels = round(peak_db, 2) + 0.0, round(rms_db, 2) + 0.0, round(dc, 5) + 0.0, round(clipped, 6)
-        audios.append(Audio(start, len(wave), rate, channels, digest_of(wave), *levels, truncated))
-    return samples.close(), audios
+    with watchdog(patience) as progressed:
+        for path in paths:
+            start = len(samples)
+            progressed()
+            try:
+                rate, channels, truncated = _read(path, sample_rate, samples, progressed)
+            except (OSError, ValueError, RuntimeError, MemoryError) as error:  # soundfile's and soxr's: RuntimeErrors
+                samples.forget(start)
+                reason = getattr(error, "error_string", "") or getattr(error, "strerror", "") or str(error)
+                if not isinstance(error, _UnusableError):
+                    reason = f"unreadable: {reason or type(error).__name__}"
+                audios.append(Audio(reason=" ".join(reason.replace("Error : ", "").split()).rstrip(".")))
+                continue
+            progressed()
+            wave = samples.since(start)
+            peak_db, rms_db, dc, clipped = measure(wave)
+            # As many digits as mean something, so that the table is the same everywhere; + 0.0: there is no -0.0.
+            levels = round(peak_db, 2) + 0.0, round(rms_db, 2) + 0.0, round(dc, 5) + 0.0, round(clipped, 6)
+            audios.append(Audio(start, len(wave), rate, channels, digest_of(wave), *levels, truncated))
+    return _Chunk(samples.close(), audios)
 
 
 def digest_of(samples: NDArray[np.int16]) -> str:
@@ -228,15 +235,15 @@ class _UnusableError(ValueError):
     """A file that can be read but not used; the text is the reason."""
 
 
-def _read(path: str, sample_rate: int, into: _Samples, patience: float) -> tuple[int, int, int]:
+def _read(path: str, sample_rate: int, into: _Samples, progressed: Callable[[], None]) -> tuple[int, int, int]:
     """Append a file's audio to `into`, resampled to `sample_rate` (Hz), its channels averaged.
 
-    Returns its own sample rate, its channels, and 1 where its header promises more than there is, else 0.
+    `progressed` is called after each block. Returns the file's own sample rate, its channels, and 1 where its header
+    promises more than there is, else 0.
     _UnusableError says what is wrong with a file's content or name; soundfile's errors pass.
     """
     import soxr
 
-    signal.setitimer(signal.ITIMER_REAL, patience)
     with _open(path) as file:
         rate, channels, start, frames = file.samplerate, file.channels, len(into), 0
         if not 1000 <= rate <= 384_000:  # a damaged header: resampling from 1 Hz would fill the memory
@@ -249,7 +256,7 @@ def _read(path: str, sample_rate: int, into: _Samples, patience: float) -> tuple
         more = True
         while more:
             block = file.read(at_once, "int16" if exact else "float32", always_2d=True)
-            signal.setitimer(signal.ITIMER_REAL, patience)
+            progressed()
             frames += len(block)
             if frames > LONGEST_HOURS * 3600 * rate:
                 raise _UnusableError(f"longer than {LONGEST_HOURS} h: cut it into clips")
@@ -301,9 +308,8 @@ def common_rate(paths: Sequence[str]) -> int:
     """The most common sample rate (Hz) by the headers: of a sample, or of all files where that leaves a doubt."""
 
     def rates(paths: Sequence[str]) -> Counter[int]:
-        chunks = [list(paths[start : start + CHUNK_FILES]) for start in range(0, len(paths), CHUNK_FILES)]
-        read = partial(_read_rates, patience=STALL_SECONDS)
-        return sum(isolated(read, chunks, lambda path, reason: Counter[int]()), Counter[int]())
+        chunks = (list(paths[start : start + CHUNK_FILES]) for start in range(0, len(paths), CHUNK_FILES))
+        return sum(isolated(_read_rates, chunks, lambda path, reason: Counter[int]()), Counter[int]())
 
     found = rates(paths[:: math.ceil(len(paths) / 1000)])
     if not found or max(found.values()) <= 0.6 * found.total():
@@ -313,12 +319,12 @@ def common_rate(paths: Sequence[str]) -> int:
     return max(found, key=lambda rate: (found[rate], rate))
 
 
-def _read_rates(paths: list[str], patience: float) -> Counter[int]:
+def _read_rates(paths: list[str]) -> Counter[int]:
     """How many files have which sample rate (Hz); decoding tells why the others have none."""
     found = Counter[int]()
-    for path in paths:
-        signal.setitimer(signal.ITIMER_REAL, patience)
-        with contextlib.suppress(OSError, ValueError, RuntimeError, MemoryError), _open(path) as file:
-            found[file.samplerate] += 1
-    signal.setitimer(signal.ITIMER_REAL, 0)
+    with watchdog(STALL_SECONDS) as progressed:
+        for path in paths:
+            progressed()
+            with contextlib.suppress(OSError, ValueError, RuntimeError, MemoryError), _open(path) as file:
+                found[file.samplerate] += 1
     return found

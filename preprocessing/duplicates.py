@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,9 +14,8 @@ from numpy.typing import NDArray
 from preprocessing.audit import BLOCK
 from preprocessing.store import map_waves
 from system.files import forget_pages
+from system.processes import cores
 
-if TYPE_CHECKING:
-    from pandas import DataFrame
 if TYPE_CHECKING:
     from pandas import DataFrame
 
@@ -58,9 +56,8 @@ def near_duplicates(
     3. Each candidate is confirmed by the peak of the waveforms' generalised cross-correlation (Knapp and Carter, 1976),
        magnitudes compressed: other takes have other phases, however alike their spectra.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     clips = _Clips(waves, np.asarray(offset, np.int64), np.asarray(length, np.int64), sample_rate)
-    with ThreadPoolExecutor(processes or cores) as pool:  # threads do: numpy and scipy release the interpreter
+    with ThreadPoolExecutor(processes or cores()) as pool:  # threads do: numpy and scipy release the interpreter
         prints, sound = _fingerprints(clips, pool)
         row = np.zeros(len(offset), np.int64)
         row[sound] = np.arange(len(sound))

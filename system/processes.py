@@ -1,13 +1,80 @@
-"""Processes that end with the one that started them."""
+"""Worker processes: how they start, what a bad file may do to one, and that they end with the one that started them."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
+import signal
 import sys
 import threading
+import time
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.context import BaseContext
+from pathlib import Path
+
+HANGS = 124  # exit status of a process that `watchdog` has ended, as timeout(1) has it
+
+
+def cores() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def light_context(preload: Sequence[str]) -> BaseContext:
+    """How to start processes that need no torch: from a server that has imported `preload`, else each by itself."""
+    import multiprocessing
+
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(preload))
+    return context
+
+
+def contain(spare_bytes: int) -> None:
+    """Prepare this process, one of multiprocessing's, for files that may crash it.
+
+    It ends with its parent, leaves Ctrl-C to it, keeps silent on stderr and writes no core file. Where the system can
+    limit that, it takes at most `spare_bytes` more memory than it has now.
+    """
+    end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    with contextlib.suppress(ImportError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+        status = Path("/proc/self/status")  # Linux
+        if found := re.search(r"VmData:\s*(\d+) kB", status.read_text()) if status.exists() else None:
+            hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+            limit = int(found[1]) * 1024 + spare_bytes
+            resource.setrlimit(resource.RLIMIT_DATA, (limit if hard < 0 else min(limit, hard), hard))
+
+
+@contextlib.contextmanager
+def watchdog(seconds: float) -> Iterator[Callable[[], None]]:
+    """End this process with status HANGS if the body goes `seconds` without calling the function that it is given.
+
+    It is a thread: it works on every system, and while C code runs that releases the interpreter.
+    """
+    fed, over = time.monotonic(), threading.Event()
+
+    def feed() -> None:
+        nonlocal fed
+        fed = time.monotonic()
+
+    def watch() -> None:
+        while not over.wait(max(fed + seconds - time.monotonic(), 0.01)):
+            if time.monotonic() - fed >= seconds:
+                os._exit(HANGS)
+
+    threading.Thread(target=watch, name="watchdog", daemon=True).start()
+    try:
+        yield feed
+    finally:
+        over.set()
 
 
 def end_with_parent() -> None:

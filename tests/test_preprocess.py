@@ -29,6 +29,7 @@ from dataset import Store
 from preprocess import main
 from preprocessing.files import File
 from system.errors import UserError
+from system.processes import HANGS
 from tests.conftest import decode_folder
 
 RATE = 16_000
@@ -356,10 +357,10 @@ class Deadly(str):
 
 
 class Endless(str):
-    """A path over which the process that unpickles it hangs, with its alarm set."""
+    """A path over which the process that unpickles it ends as its watchdog would end it."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return eval, ("[__import__('signal').setitimer(0, 0.05), __import__('time').sleep(60)]",)
+        return os._exit, (HANGS,)
 
 
 def test_a_file_that_crashes_or_hangs_its_decoder_is_rejected_by_name(tmp_path: Path) -> None:
@@ -380,20 +381,20 @@ def test_a_file_that_crashes_or_hangs_its_decoder_is_rejected_by_name(tmp_path: 
 
 
 def test_a_decoder_without_progress_is_ended(tmp_path: Path) -> None:
-    """The alarm of a real read: opening a FIFO waits for ever, and nothing but the alarm ends it."""
+    """The watchdog of a real read: opening a FIFO waits for ever, and nothing else ends it."""
     pipe, wave = tmp_path / "pipe.wav", write(tmp_path / "a.wav", 1)
     os.mkfifo(pipe)
     code = (
         "import os, sys, pathlib, preprocessing.decode as decode; os.path.isfile = lambda path: True; "
         "decode._read_chunk(sys.argv[1:2], 8000, pathlib.Path(sys.argv[2]), patience=0.5)"
     )
-    for path, status in ((wave, 0), (pipe, -signal.SIGALRM)):
+    for path, status in ((wave, 0), (pipe, HANGS)):
         command = [sys.executable, "-c", code, str(path), str(tmp_path)]
         assert subprocess.run(command, cwd=REPOSITORY, timeout=30).returncode == status
 
 
 def test_processes_that_cannot_start_are_no_fault_of_the_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preprocessing.workers, "decode_parts", Deadly("x"))
+    monkeypatch.setattr(preprocessing.workers, "SPARE_BYTES", Deadly("x"))
     with pytest.raises(UserError, match=r"a decoding process crashes \(SIGSEGV\) before it has begun: free memory"):
         list(preprocessing.workers.isolated(len, [["a"], ["b"]], lambda path, reason: 0))
 
