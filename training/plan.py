@@ -1,9 +1,9 @@
-"""From options to the configuration of a run."""
+"""From options to the configuration of a run: what the program chooses by itself, it chooses here."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,11 +12,14 @@ from arg import (
     OPTIMIZERS,
     TIMM_WEIGHTS,
     Fold,
+    OptimConfig,
+    OptimOptions,
     PreprocessConfig,
     RunConfig,
     TrainConfig,
     default_epochs,
 )
+from system.devices import pick_precision
 from system.errors import UserError
 from training.runs import fold_folder, started_run
 
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
     import torch
 
     from dataset import Store
+
+BATCH_SIZE: int = OptimOptions.batch_size  # type: ignore[assignment]  # that rates are meant for
 
 
 def open_store(config: TrainConfig) -> Store:
@@ -48,28 +53,42 @@ def choose_folds(config: TrainConfig, store: Store) -> tuple[Fold, ...]:
     return folds
 
 
-def run_config(config: TrainConfig, store: Store, fold: Fold) -> RunConfig:
-    labels = store.clips("train").target
-    optim = config.optim
-    if config.auto_epochs:  # the same for all folds, and for a dry run with a part of the clips
-        optim = dataclasses.replace(optim, epochs=default_epochs(len(labels) * (store.folds - 1) // store.folds))
+def resolve(config: TrainConfig, store: Store, fold: Fold, device: torch.device | None = None) -> RunConfig:
+    """The run that options ask for: every setting that is not given gets its value here, and nowhere else.
+
+    All but the batch size of --batch-size auto depends on the options and the store alone, so that every fold and every
+    machine comes to the same. That one is the largest that fits on `device`, unless another fold of the run was begun
+    with one, which is kept.
+    """
+    asked, labels = config.optim, store.clips("train").target
+    settings: dict[str, Any] = dict(vars(asked))
+    settings["batch_size"] = BATCH_SIZE if asked.batch_size == "auto" else asked.batch_size
+    if asked.epochs is None:  # the same for all folds, and for a dry run with a part of the clips
+        settings["epochs"] = default_epochs(len(labels) * (store.folds - 1) // store.folds)
+    if asked.optimizer == "auto":
+        settings["optimizer"] = "muon"
+    rate, decay = OPTIMIZERS[settings["optimizer"]]
+    settings["lr"] = rate if asked.lr is None else asked.lr
+    settings["weight_decay"] = decay if asked.weight_decay is None else asked.weight_decay
     run = RunConfig(
         model=config.model,
         classes=store.classes,
         class_counts=tuple(np.bincount(labels, minlength=len(store.classes)).tolist()),
         features=config.features.resolve(store.sample_rate, store.clip_samples),
-        augment=config.augment,
-        optim=optim,
+        augment=config.augment.resolve(),
+        optim=OptimConfig(**settings),
         fold=fold,
         seed=config.seed,
         folds_hash=store.folds_hash,
         weights=TIMM_WEIGHTS if config.pretrained else str(config.weights or ""),
         limit=config.limit,
     )
-    return with_affordable_optimizer(run) if config.auto_optimizer else run
+    if asked.optimizer == "auto":
+        run = _with_affordable_optimizer(run)
+    return _with_largest_batch(config, run, store, device) if asked.batch_size == "auto" else run
 
 
-def with_affordable_optimizer(run: RunConfig) -> RunConfig:
+def _with_affordable_optimizer(run: RunConfig) -> RunConfig:
     """`run` with AdamW where Muon's step would take more arithmetic than the network's."""
     from training.tuning import muon_share
 
@@ -80,28 +99,46 @@ def with_affordable_optimizer(run: RunConfig) -> RunConfig:
     return dataclasses.replace(run, optim=optim)
 
 
-def with_largest_batch(config: TrainConfig, run: RunConfig, store: Store, device: torch.device) -> RunConfig:
+def _with_largest_batch(config: TrainConfig, run: RunConfig, store: Store, device: torch.device | None) -> RunConfig:
     """`run` with the batch size and the rate of its other folds, or else with the largest batch that fits."""
+    import torch
+
     from model import Classifier
     from training.tuning import largest_batch, scaled_rate
 
     optim = run.optim
-    for fold in (*range(store.folds), FULL):
-        before = None if config.restart else started_run(fold_folder(config, dataclasses.replace(run, fold=fold)))
-        if before and not before.limit and before.optim.optimizer == optim.optimizer:
-            return dataclasses.replace(run, optim=dataclasses.replace(
-                optim, batch_size=before.optim.batch_size, lr=before.optim.lr))  # fmt: skip
+    for fold in () if config.restart else (*range(store.folds), FULL):
+        before = started_run(fold_folder(config, dataclasses.replace(run, fold=fold)))
+        if before and before.limit == run.limit and before.optim.optimizer == optim.optimizer:
+            batch = {"batch_size": before.optim.batch_size, "lr": before.optim.lr}
+            return dataclasses.replace(run, optim=dataclasses.replace(optim, **batch))
     clips = len(store.fold_of) * (store.folds - 1) // store.folds
-    size = largest_batch(Classifier(run), min(clips, run.limit or clips), device)
-    lr = scaled_rate(optim.lr, optim.optimizer, size, optim.batch_size)
-    print(f"--batch-size auto: {size} clips a batch, {optim.optimizer} at {lr:.3g}", flush=True)
+    size = largest_batch(Classifier(run), min(clips, run.limit or clips), device or torch.device("cpu"))
+    lr = scaled_rate(optim.lr, optim.optimizer, size, BATCH_SIZE)
     return dataclasses.replace(run, optim=dataclasses.replace(optim, batch_size=size, lr=lr))
 
 
-def with_own_batch(config: TrainConfig, run: RunConfig) -> RunConfig:
-    """Under --batch-size auto, `run` with the batch size and the rate that its fold was begun with, if it was."""
-    before = started_run(fold_folder(config, run)) if config.auto_batch else None
-    if before is None or (before.limit, before.optim.optimizer) != (run.limit, run.optim.optimizer):
-        return run
-    optim = dataclasses.replace(run.optim, batch_size=before.optim.batch_size, lr=before.optim.lr)
-    return dataclasses.replace(run, optim=optim)
+def described(config: TrainConfig, run: RunConfig, device: torch.device) -> str:
+    """The settings of a run in two lines; those that the program chose are marked with *."""
+    asked, optim, features = config.optim, run.optim, run.features
+
+    def chosen(value: object, given: object, shown: str = "") -> str:
+        text = shown or (f"{value:g}" if isinstance(value, float) else str(value))
+        return text if value == given else f"{text}*"
+
+    hop = chosen(features.hop_samples, config.features.hop_samples)
+    rows = [
+        f"{features.n_mels} mel bands x {features.frames} frames",
+        f"hop {hop}, n_fft {chosen(features.n_fft, config.features.n_fft)}",
+        f"augmentation {config.augment.preset}",
+        f"seed {run.seed}",
+    ]
+    learning = [
+        f"{chosen(optim.epochs, asked.epochs)} epochs",
+        f"{chosen(optim.batch_size, asked.batch_size)} clips a batch",
+        chosen(optim.optimizer, asked.optimizer),
+        f"peak rate {chosen(optim.lr, asked.lr)}",
+        f"weight decay {chosen(optim.weight_decay, asked.weight_decay)}",
+        f"precision {chosen(pick_precision(optim.precision, device).partition('-')[0], asked.precision)}",
+    ]
+    return f"settings (* chosen by the program): {', '.join(rows)}\n  {', '.join(learning)}"

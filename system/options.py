@@ -1,0 +1,267 @@
+"""Options: fields of dataclasses from which a command line, its checks and a record are derived.
+
+An option is one field, made by `option`. The parser and its -h text (`parse`), the checks (`Options`), the command that
+is printed (`command_line`) and the record in a checkpoint (`to_plain`, `from_plain`) follow from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import shlex
+import sys
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, NoReturn, TypeVar
+
+from system.errors import UserError
+
+SCRIPTS = ("preprocess.py", "train.py", "inference.py", "report.py")
+Config = TypeVar("Config")
+Known = TypeVar("Known", bound="Command")
+
+
+def require(condition: bool, message: str) -> None:
+    if not condition:
+        raise UserError(message)
+
+
+def option(default: Any, *flags: str, absent: Any = dataclasses.MISSING, kw_only: bool = False, **about: Any) -> Any:
+    """A field of a configuration that is an option of the command line; without `flags` it is in the record alone.
+
+    `about`, all of it optional: `help`, `metavar` and `group` (a heading, of this field and those after it) for -h;
+    `nargs` as argparse has it; `choices` (names, or a mapping from names to values, or a function that returns either);
+    `parse` and its inverse `show`, between text and a value (by the field's type otherwise); `check`, a condition on
+    the value and what to use instead. `absent` is the value that counts where a checkpoint was made before there was
+    the field; the default otherwise.
+    """
+    metadata = {"flags": flags, **about} | ({} if absent is dataclasses.MISSING else {"absent": absent})
+    return dataclasses.field(default=default, kw_only=kw_only, metadata=metadata)
+
+
+def resolved(options: type, name: str, default: Any) -> Any:
+    """The field `name` of `options` in a class derived from it, whose objects have a value there for sure."""
+    inherited: dict[str, dataclasses.Field[Any]] = options.__dataclass_fields__  # type: ignore[attr-defined]
+    return dataclasses.field(default=default, metadata=inherited[name].metadata)
+
+
+def part(kind: type, group: str = "") -> Any:
+    """A field that holds further options, those of the dataclass `kind`; `group` as in `option`."""
+    return dataclasses.field(default_factory=kind, metadata={"group": group})
+
+
+class Options:
+    """A dataclass of options: a value that an option refuses is a UserError that names it."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value, about = getattr(self, field.name), field.metadata
+            if value is None or value == field.default:
+                continue
+            choices = _choices(about)
+            if choices is not None and value not in choices.values():
+                raise UserError(f"{about['flags'][-1]} {value}: use {' or '.join(choices)}")
+            if "check" in about and not about["check"][0](value):
+                raise UserError(f"{about['flags'][-1]} {_shown(value)}: {about['check'][1]}")
+
+
+class Command(Options):
+    """The options of a script."""
+
+    script: ClassVar[str]
+    purpose: ClassVar[str]  # for -h
+    example: ClassVar[str] = ""  # of its options
+
+    def as_given(self: Known, given: Sequence[str]) -> Known:
+        """What a command line that gives the fields `given` asks for. UserError where they do not go together."""
+        return self
+
+
+class _Found(NamedTuple):
+    """An option of a class: its field, the path to it, such as "optim.lr", its type and its heading."""
+
+    name: str
+    field: dataclasses.Field[Any]
+    hint: Any
+    group: str
+
+
+def _options(kind: Any, prefix: str = "", group: str = "") -> Iterator[_Found]:
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        group = field.metadata.get("group") or group
+        if dataclasses.is_dataclass(hints[field.name]):
+            yield from _options(hints[field.name], f"{prefix}{field.name}.", group)
+        elif field.metadata.get("flags"):
+            yield _Found(prefix + field.name, field, hints[field.name], group)
+
+
+def _choices(about: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The names that an option takes, with their values; None where it takes anything."""
+    choices = about.get("choices")
+    if callable(choices):
+        choices = choices()
+    return choices if choices is None or isinstance(choices, Mapping) else dict(zip(choices, choices, strict=True))
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors fit one line and point to -h."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} ({self.prog} -h lists the options)")
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            name = next((word for word in unknown if word.startswith("-")), unknown[0]).partition("=")[0]
+            close = difflib.get_close_matches(name, self._option_string_actions, 1)
+            asked = f"did you mean {close[0]}? " if close else ""
+            raise UserError(f"unrecognized argument {name} ({asked}{self.prog} -h lists the options)")
+        return found
+
+
+def _parser(kind: type[Command]) -> _Parser:
+    parser = _Parser(
+        prog=kind.script,
+        description=kind.purpose,
+        epilog=" ".join(["example: python", kind.script, kind.example]).strip(),
+        formatter_class=partial(argparse.HelpFormatter, max_help_position=30, width=110),
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    groups: dict[str, Any] = {"": parser}
+    for name, field, hint, group in _options(kind):
+        if group not in groups:
+            groups[group] = parser.add_argument_group(group)
+        about, default, help_text = field.metadata, field.default, field.metadata.get("help", "")
+        settings: dict[str, Any] = {"dest": name, "help": help_text}
+        choices = _choices(about)
+        if isinstance(default, bool) and choices is None:
+            settings["action"] = "store_false" if default else "store_true"
+        else:
+            kinds = [one for one in (typing.get_args(hint) or (hint,)) if one is not types.NoneType]
+            settings["type"] = about.get("parse") or kinds[0]
+            settings["metavar"] = about.get("metavar")
+            if choices is not None:
+                settings["type"] = partial(_chosen, about["flags"][-1], choices)
+                settings["metavar"] = "{" + ",".join(choices) + "}"
+            if "nargs" in about:
+                settings["nargs"] = about["nargs"]
+            if default not in (None, "", ()) and default is not False and "default" not in help_text:
+                settings["help"] = f"{help_text} (default: {_text(field, default)})".strip()
+        groups[group].add_argument(*about["flags"], **settings)
+    return parser
+
+
+def _chosen(flag: str, choices: Mapping[str, Any], text: str) -> Any:
+    if text not in choices:
+        raise UserError(f"{flag} {text}: use {' or '.join(choices)}")
+    return choices[text]
+
+
+def parse(kind: type[Known], argv: Sequence[str] | None = None) -> Known:
+    """The configuration that a command line asks for. UserError, in one line, where it makes no sense."""
+    given = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in vars(_parser(kind).parse_args(argv)).items()
+    }
+    return _built(kind, given).as_given(tuple(given))
+
+
+def _built(kind: type[Config], values: Mapping[str, Any]) -> Config:
+    """A configuration from values under dotted names."""
+    hints = typing.get_type_hints(kind)
+    arguments = {name: value for name, value in values.items() if "." not in name}
+    for name in {name.partition(".")[0] for name in values if "." in name}:
+        inner = {key.removeprefix(f"{name}."): value for key, value in values.items() if key.startswith(f"{name}.")}
+        arguments[name] = _built(hints[name], inner)
+    return kind(**arguments)
+
+
+def _text(field: dataclasses.Field[Any], value: Any) -> str:
+    """A value as its option takes it."""
+    if "show" in field.metadata:
+        return str(field.metadata["show"](value))
+    choices = _choices(field.metadata) or {}
+    plain = repr(value) if isinstance(value, float) else str(value)
+    return next((name for name, meant in choices.items() if meant == value), plain)
+
+
+def command_line(config: Command, **changes: Any) -> str:
+    """The command for `config` with `changes`, quoted for a shell: the options that differ from the defaults.
+
+    The script is named as the one that runs was called, or by its name alone where none runs, as in a notebook.
+    """
+    config = dataclasses.replace(config, **changes)  # type: ignore[type-var]
+    words = ["python", _as_called(config.script)]
+    for name, field, _, _ in _options(type(config)):
+        value: Any = config
+        for step in name.split("."):
+            value = getattr(value, step)
+        flags = field.metadata["flags"]
+        if value == field.default or value is None:
+            continue
+        if isinstance(value, bool) and not _choices(field.metadata):
+            words.append(flags[0])
+            continue
+        texts = [_text(field, item) for item in (value if "nargs" in field.metadata else [value])]
+        words += [f"{flags[-1]}={texts[0]}"] if texts[0].startswith("-") else [flags[0], *texts]
+    return shlex.join(words)
+
+
+def _as_called(script: str) -> str:
+    called = Path(sys.argv[0])
+    return str(called.with_name(script)) if called.name in SCRIPTS else script
+
+
+def to_plain(config: Any) -> dict[str, Any]:
+    """A dataclass as nested dicts and lists of plain values: what a checkpoint may hold."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return [plain(item) for item in value] if isinstance(value, tuple | list) else value
+
+    result: dict[str, Any] = plain(dataclasses.asdict(config))
+    return result
+
+
+def from_plain(kind: type[Config], values: Mapping[str, Any]) -> Config:
+    """The dataclass that `to_plain` wrote, now or before some of its fields existed.
+
+    A field that is absent has its `absent` value (see `option`) or else its default. ValueError where it has neither,
+    or on a key that no field has.
+    """
+    hints, arguments = typing.get_type_hints(kind), {}
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    wrong = set(values) - set(fields)
+    for name, field in fields.items():
+        if name in values:
+            nested = dataclasses.is_dataclass(hints[name])
+            value = values[name]
+            arguments[name] = (
+                from_plain(hints[name], value) if nested else tuple(value) if isinstance(value, list) else value
+            )
+        elif "absent" in field.metadata:
+            arguments[name] = field.metadata["absent"]
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            wrong.add(name)
+    if wrong:
+        raise ValueError(f"{kind.__name__}: missing or unknown keys {sorted(wrong)}")
+    return kind(**arguments)
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one, with dotted keys."""
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        result |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return result
