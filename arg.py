@@ -171,6 +171,12 @@ class SizeOptions(Options):
         None, "--frames", metavar="N", check=ENOUGH, help="frames, where they differ from --size")
     # fmt: on
 
+    @classmethod
+    def of(cls, features: FeatureConfig) -> SizeOptions:
+        """The options that name features of that size."""
+        square = features.n_mels == features.frames
+        return SizeOptions(size=features.n_mels) if square else SizeOptions(features.n_mels, features.frames)
+
     @property
     def bands_and_frames(self) -> tuple[int, int]:
         return self.n_mels or self.size or SIZE, self.frames or self.size or SIZE

@@ -33,11 +33,12 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import networks.registry  # noqa: F401 (timm learns of them)
 import transform
-from arg import FULL, TIMM_WEIGHTS, FeatureConfig, OptimConfig, RunConfig, from_plain, to_plain
+from arg import FULL, TIMM_WEIGHTS, FeatureConfig, OptimConfig, RunConfig
 from dataset import LogMel, as_float
 from networks.muon import Muon
 from system.errors import UserError, first_line
 from system.files import keep_file, replacing
+from system.options import from_plain, to_plain
 from util import cross_entropy, generator, hardest_mean, macro_f1_of_counts
 
 CHECKPOINT_FORMAT = 3
@@ -313,8 +314,6 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         way_out = "made by a newer version: update this project" if newer else "train again with --restart"
         raise UserError(f"{path}: format {written}, this version reads {CHECKPOINT_FORMAT}; {way_out}")
     try:
-        if written == 2:  # before there was a change of speed
-            checkpoint["config"]["augment"]["speed"] = 0.0
         return {**checkpoint, "config": from_plain(RunConfig, checkpoint["config"])}
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: damaged configuration ({first_line(error)}); train again with --restart") from error

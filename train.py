@@ -9,16 +9,13 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 
-from arg import (
-    TrainConfig,
-    parse_train,
-    with_folds,
-)
+from arg import TrainConfig, parse_train
 from system.console import command
 from system.devices import keep_memory, pick_device
 from system.errors import UserError
+from system.options import command_line
 from training.fold import quieten, train_fold
-from training.plan import choose_folds, open_store, run_config, with_largest_batch, with_own_batch
+from training.plan import choose_folds, described, open_store, resolve
 from training.runs import conclude, fold_folder, must_train
 
 
@@ -41,25 +38,23 @@ def train(config: TrainConfig) -> None:
     devices = [pick_device(gpu) for gpu in config.gpus or (None,)]
     store = open_store(config)
     folds = choose_folds(config, store)
-    first = run_config(config, store, folds[0])
-    if config.auto_batch:
-        first = with_largest_batch(config, first, store, devices[0])
+    first = resolve(config, store, folds[0], devices[0])
     runs = [dataclasses.replace(first, fold=fold) for fold in folds]
-    runs = runs if config.restart else [with_own_batch(config, run) for run in runs]
     runs = [run for run in runs if must_train(run, fold_folder(config, run), config.restart)]
     if runs:
+        print(described(config, first, devices[0]), flush=True)
         Classifier(runs[0], runs[0].weights)  # what is wrong with network or weights is said before anything is written
     if len(devices) > 1:
         if runs and (failed := train_side_by_side(config, runs, [str(device) for device in devices])):
             which = ",".join(map(str, failed))
-            again = with_folds(config.command, which)
+            again = command_line(config, folds=tuple(failed))
             raise UserError(f"not trained: fold {which}; this trains what is missing: {again}")
     elif runs:
         store = store.on(devices[0])
         net = None  # the first fold's, compiled once for all
         for position, run in enumerate(runs):
             net = train_fold(config, store, run, devices[0], len(runs) - position, net=net).net
-    conclude(config, [with_own_batch(config, dataclasses.replace(first, fold=fold)) for fold in range(store.folds)])
+    conclude(config, [dataclasses.replace(first, fold=fold) for fold in range(store.folds)])
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ def run_one(
     from arg import parse_train
     from system.devices import keep_memory, pick_device
     from training.fold import quieten, train_fold
-    from training.plan import run_config
+    from training.plan import resolve
 
     quieten()
     keep_memory()
@@ -124,7 +124,7 @@ def run_one(
     config = parse_train([*argv, "-w", str(scratch / "runs" / f"{setting}-{name}-{seed}")])
     started = time.monotonic()
     device = pick_device(gpu)
-    trained = train_fold(config, store, run_config(config, store, fold), device)
+    trained = train_fold(config, store, resolve(config, store, fold), device)
     seconds = time.monotonic() - started
     (path,) = (config.work / "runs").glob(f"*/fold{fold}/oof.npz")
     with np.load(path) as found:

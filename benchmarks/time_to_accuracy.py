@@ -157,12 +157,12 @@ class Run:
         from benchmarks.usual import ClipFolder, loader
         from dataset import Store
         from system.devices import pick_device
-        from training.plan import run_config
+        from training.plan import resolve
 
         device = pick_device(self.options.gpu)
         self.clock.switch("store")
         store = Store.open(self.options.work)
-        config = run_config(self.train_config(), store, 0)
+        config = resolve(self.train_config(), store, 0)
         optim, clips, held_out = config.optim, store.clips("train"), store.fold_of == 0
         learn = loader(ClipFolder(store, clips.take(~held_out), config.features), optim.batch_size, device, True)
         folder = ClipFolder(store, clips.take(held_out), config.features, augment=False)

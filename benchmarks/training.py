@@ -42,7 +42,7 @@ from dataset import Store
 from model import Classifier, make_optimizer
 from system.devices import keep_memory, pick_device
 from training.fold import make_fold, make_trainer, quieten
-from training.plan import run_config
+from training.plan import resolve
 from training.tuning import autocast, learning_operations, pick_layout
 
 PEAKS = {  # dense bfloat16 products (float16 before Ampere) a second, from the makers' data sheets
@@ -175,7 +175,7 @@ def gpu_facts(
     load.close()
     words = set(re.split(r"[\s-]", torch.cuda.get_device_name(device)))
     stated = next((peak for name, peak in PEAKS.items() if words.issuperset(name.split())), float("nan"))
-    model = Classifier(run_config(config, store, 0))
+    model = Classifier(resolve(config, store, 0))
     reached, flops = matmul_peak(device), learning_operations(model.net, model.config.features)
     return {
         way: {
@@ -200,7 +200,7 @@ def matmul_peak(device: torch.device, size: int = 8192) -> float:
 
 def limit(config: TrainConfig, store: Store, device: torch.device) -> Callable[[int], float]:
     """The bare network on one ready-made batch."""
-    run = run_config(config, store, 0)
+    run = resolve(config, store, 0)
     model = Classifier(run).to(device)
     model.use_layout(pick_layout(model))
     optimizer = make_optimizer(model.net, run.optim)
@@ -243,7 +243,7 @@ class Timer(pl.Callback):
 
 def pipeline(config: TrainConfig, store: Store, device: torch.device) -> Callable[[int], float]:
     """What train.py runs, without validation and files."""
-    run = run_config(config, store, 0)
+    run = resolve(config, store, 0)
     model, data = make_fold(store.on(device), run, device)
     batches = -(-len(data.train) // run.optim.batch_size)
     full_batches = run.optim.batch_size * batches / len(data.train)  # an epoch's batches are even, and a little smaller
@@ -259,7 +259,7 @@ def pipeline(config: TrainConfig, store: Store, device: torch.device) -> Callabl
 
 def usual(config: TrainConfig, store: Store, device: torch.device) -> Callable[[int], float]:
     """A DataLoader over clips, a plain training loop."""
-    run = run_config(config, store, 0)
+    run = resolve(config, store, 0)
     folder = ClipFolder(store, store.clips("train"), run.features)
     print(f"usual: {folder.source}", flush=True)
     batches_of = loader(folder, run.optim.batch_size, device, train=True)

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from arg import RunConfig, from_plain, to_plain
+from arg import RunConfig
 from system.errors import UserError
 from system.files import replacing
+from system.options import from_plain, to_plain
 from system.paths import ENSEMBLE
 
 METHODS = ("single", "mean", "greedy", "likelihood")  # the simplest first

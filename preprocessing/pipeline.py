@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import shlex
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from arg import NO_LIST, PreprocessConfig
+from arg import NO_LIST, PreprocessConfig, TrainConfig
 from preprocessing.audit import flag_clips
 from preprocessing.decode import Audio, Key, common_rate, decode_files
 from preprocessing.duplicates import find_clusters, reject_duplicates
@@ -35,6 +34,7 @@ from preprocessing.summary import summary_lines
 from system.console import clock
 from system.errors import UserError
 from system.locks import locked
+from system.options import command_line
 from system.paths import CLIPS, JOURNAL, LOCK, NEXT, PICTURE, REJECTED, STORE, WAVES
 
 if TYPE_CHECKING:
@@ -112,8 +112,7 @@ def preprocess(config: PreprocessConfig) -> None:
     seconds = time.monotonic() - started
     what = f"{new:,} new or changed of {len(data.files):,} files decoded" if changed else "nothing has changed"
     print(*summary_lines(config, store, clips, rejected, record, notes), f"{what}, {clock(seconds)}", "", sep="\n")
-    option = "" if work == PreprocessConfig(Path()).work else f" -w {shlex.quote(str(work))}"
-    print(f"next: python train.py -t 64 -m resnet18 -f all{option}")
+    print(f"next: {command_line(TrainConfig(work=work))}")
 
 
 def _to_learn(clips: DataFrame) -> list[list[Any]]:

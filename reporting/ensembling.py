@@ -21,7 +21,6 @@ large. By how much cannot be seen out of fold. The order of the classes, and so 
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,9 +29,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from arg import InferenceConfig
 from prediction.spec import METHODS, TEMPERATURES, EnsembleSpec, Member
 from reporting.scores import Interval, losses, mean_difference
 from system.errors import UserError
+from system.options import command_line
 from util import SMALLEST, Floats, accuracy, soft_vote, temper, weighted_vote
 
 Ints = NDArray[np.integer[Any]]
@@ -343,5 +344,4 @@ def ensemble_spec(
 
 def inference_command(work: Path) -> str:
     """The command that labels clips with the work folder's `ensemble.json`."""
-    options = [] if work == Path("work") else ["-w", str(work)]
-    return shlex.join(["python", "inference.py", *options, "--ensemble", "weighted"])
+    return command_line(InferenceConfig(work=work, ensemble="weighted"))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from system.errors import UserError
+from system.options import command_line
 
 if TYPE_CHECKING:
     from reporting.findings import Findings
@@ -35,14 +35,13 @@ def spare_decisions(path: Path, work: Path) -> None:
 
 def export(path: Path, clips: HeldOut, findings: Findings) -> None:
     """Write the list of suspected labels. UserError where the networks have learned nothing that could tell."""
-    from arg import work_option
+    from arg import PreprocessConfig
     from reporting.suspects import write_suspects
 
     if not findings.system.learned:
         raise UserError(f"{path}: not written: {findings.system.name} has learned nothing, so it can suspect no label")
     write_suspects(path, findings.suspects)
-    options = [*work_option(clips.work), "--relabel", str(path)]
     print(
         f"{path}: {len(findings.suspects):,} suspected labels. Listen, write relabel, drop or keep under action, then\n"
-        f"  {shlex.join(['python', 'preprocess.py', *options])}"
+        f"  {command_line(PreprocessConfig(work=clips.work, relabel=path))}"
     )

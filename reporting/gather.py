@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -12,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from arg import FULL, FeatureConfig, RunConfig, run_name
+from arg import FULL, FeatureConfig, RunConfig, TrainConfig, run_name
 from system.errors import UserError
+from system.options import command_line
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -108,8 +108,6 @@ class Run:
 
 def find_runs(clips: HeldOut, only: Sequence[str] = ()) -> list[Run]:
     """Every run under runs/, or those in `only`, by name. UserError where there is none, or one in `only` is not."""
-    from arg import work_option
-
     folder = clips.work / "runs"
     names = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     if unknown := [name for name in only if name not in names]:
@@ -117,8 +115,7 @@ def find_runs(clips: HeldOut, only: Sequence[str] = ()) -> list[Run]:
     found = (read_run(clips, name) for name in names if name in only or not only)
     runs = [run for run in found if run is not None]
     if not runs:
-        train = shlex.join(["python", "train.py", *work_option(clips.work)])
-        raise UserError(f"{folder}: no run yet; train one with {train}")
+        raise UserError(f"{folder}: no run yet; train one with {command_line(TrainConfig(work=clips.work))}")
     return runs
 
 
@@ -148,11 +145,11 @@ def read_run(clips: HeldOut, name: str) -> Run | None:
     elif untrained:
         problems.append(f"fold {_joined(untrained)} not trained")
     configs = [part.config for _, part in parts if part is not None]
-    command, remark = _command(clips, name, configs, missing, stale) if missing else ("", "")
+    command = _command(clips, name, configs, missing, stale) if missing else ""
     return Run(
         name=name,
         status=STALE if stale else INCOMPLETE if missing else COMPLETE,
-        note="; ".join(problems) + remark,
+        note="; ".join(problems),
         command=command,
         folds=tuple(good),
         rows=rows,
@@ -215,46 +212,16 @@ def _read_fold(clips: HeldOut, folder: Path, fold: int) -> _Fold | None:
 
 def _command(
     clips: HeldOut, name: str, configs: Sequence[RunConfig | None], missing: Sequence[int], stale: bool
-) -> tuple[str, str]:
-    """A train.py command for the folds that are missing, and what there is to say of it.
+) -> str:
+    """The train.py command for the folds that are missing, with the settings of those in `configs`; "" without any."""
+    from training.plan import options_of
 
-    It is the one that trained another fold, where that is known. Else it does no more than name the run, whose folds'
-    configurations are `configs`; "" where even they are not known.
-    """
-    from arg import naming_options, with_folds
-
-    typed = _typed(clips.work, name)
-    again = " --restart" if stale and "--restart" not in typed else ""
-    if typed:
-        return with_folds(typed, _joined(missing)) + again, ""
-    config = next(filter(None, configs), None)
-    if config is None:
-        return "", ""
-    tag = name.removeprefix(run_name(config.model, config.features.n_mels, config.features.frames)).removeprefix("-")
-    options = shlex.join(naming_options(clips.work, config, tag))
-    command = f"python train.py {options} -f {_joined(missing)}{again}"
-    return command, "; add to the command the other options that it was trained with"
-
-
-def _typed(work: Path, run: str) -> str:
-    """The last train.py command on record that trained a fold of `run`, for `work` as it is called now; "": none."""
-    import pandas as pd
-
-    from arg import work_option
-
-    kept = []
-    try:
-        table = pd.read_csv(work / "runs" / "summary.csv", dtype=str, keep_default_na=False)
-        whole = ~table["command"].str.contains("--limit")  # a dry run's would be one again
-        words = iter(shlex.split(table.loc[(table["run"] == run) & whole, "command"].iloc[-1]))
-    except (OSError, ValueError, KeyError, IndexError):  # not there, not what train.py wrote, or without this run
+    known = [config for config in configs if config is not None]
+    if not known:
         return ""
-    for word in words:  # the folder may have moved since, or have been copied
-        if word in ("-w", "--work"):
-            next(words, None)
-        elif not word.startswith(("-w", "--work=")):
-            kept.append(word)
-    return shlex.join([*kept, *work_option(work)])
+    run = next((config for config in known if not config.limit), known[0])
+    tag = name.removeprefix(run_name(run.model, run.features.n_mels, run.features.frames)).removeprefix("-")
+    return command_line(options_of(run, work=clips.work, tag=tag, folds=tuple(missing), restart=stale))
 
 
 def _joined(folds: Sequence[int]) -> str:

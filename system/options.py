@@ -147,8 +147,7 @@ def _parser(kind: type[Command]) -> _Parser:
         if isinstance(default, bool) and choices is None:
             settings["action"] = "store_false" if default else "store_true"
         else:
-            kinds = [one for one in (typing.get_args(hint) or (hint,)) if one is not types.NoneType]
-            settings["type"] = about.get("parse") or kinds[0]
+            settings["type"] = about.get("parse") or _word_type(hint)
             settings["metavar"] = about.get("metavar")
             if choices is not None:
                 settings["type"] = partial(_chosen, about["flags"][-1], choices)
@@ -159,6 +158,12 @@ def _parser(kind: type[Command]) -> _Parser:
                 settings["help"] = f"{help_text} (default: {_text(field, default)})".strip()
         groups[group].add_argument(*about["flags"], **settings)
     return parser
+
+
+def _word_type(hint: Any) -> Any:
+    """The type of a single word of an option that is a `hint`: int of `tuple[int, ...] | None`."""
+    inside = [part for part in typing.get_args(hint) if part is not types.NoneType]
+    return _word_type(inside[0]) if inside else hint
 
 
 def _chosen(flag: str, choices: Mapping[str, Any], text: str) -> Any:

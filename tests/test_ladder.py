@@ -13,7 +13,7 @@ import torch
 from arg import FeatureOptions, RunConfig, TrainConfig, parse_inference, parse_train, run_name
 from dataset import Store, WaveData
 from model import Classifier, make_optimizer
-from training.plan import run_config
+from training.plan import resolve
 from util import generator
 
 TEXT = (Path(__file__).parents[1] / "docs" / "ladder.md").read_text()
@@ -24,8 +24,8 @@ INFER = [words[1:] for words in COMMANDS if words[0] == "inference.py"]
 
 def tiny(options: FeatureOptions) -> FeatureOptions:
     """The same shape, 32 at most on the longer side."""
-    if options.frames is None:
-        return dataclasses.replace(options, n_mels=min(32, options.n_mels), hop_samples=250)
+    if options.hop_samples:
+        return dataclasses.replace(options, n_mels=min(32, options.bands_and_frames[0]), hop_samples=250)
     return FeatureOptions(32, 32)
 
 
@@ -45,7 +45,7 @@ OTHERS = [
 def test_one_step(words: list[str], store_work: Path) -> None:
     config: TrainConfig = parse_train(words)
     store = Store.open(store_work)
-    run: RunConfig = run_config(dataclasses.replace(config, features=tiny(config.features)), store, 0)
+    run: RunConfig = resolve(dataclasses.replace(config, features=tiny(config.features)), store, 0)
     torch.manual_seed(0)
     model = Classifier(run, background=store.noise() if run.augment.background_probability else None)
     data = WaveData(store, 0, 4, (0,))
@@ -71,7 +71,7 @@ def test_one_step(words: list[str], store_work: Path) -> None:
 @pytest.mark.parametrize("words", INFER, ids=" ".join)
 def test_inference_finds_the_runs_of_the_training_commands(words: list[str]) -> None:
     trained = {
-        run_name(config.model, config.features.n_mels, config.features.frames or 32, config.tag)
+        run_name(config.model, *config.features.bands_and_frames, config.tag)
         for config in map(parse_train, TRAIN)
         if config.folds is None
     }

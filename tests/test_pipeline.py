@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
 import signal
 from pathlib import Path
@@ -18,8 +17,10 @@ from sklearn.metrics import accuracy_score
 import inference
 import preprocess
 import train
+from arg import parse_train
 from dataset import Batches, Store, WaveData
 from model import Classifier, load_classifier, predict
+from system.options import command_line
 from tests.conftest import CLASSES, RATE, one_error_line, tone
 from util import hard_vote
 
@@ -88,7 +89,7 @@ def test_the_files_of_a_run(trained: Path) -> None:
         row = summary[(summary["run"] == RUN) & (summary["fold"] == fold)].iloc[0]
         predicted = table[list(CLASSES)].idxmax(axis=1)
         assert row["accuracy"] == pytest.approx(accuracy_score(table["label"], predicted))
-        assert row["command"].startswith("python train.py -t 32 -m resnet10t")
+        assert row["command"].startswith("python train.py -w ")
 
 
 def test_the_same_seed_gives_the_same_bytes(trained: Path, data_root: Path, tmp_path: Path) -> None:
@@ -207,7 +208,7 @@ def test_a_dry_run_makes_way_for_the_real_one(
     assert train.main([*arguments, "-f", "0"]) == 0
     out = capsys.readouterr().out
     assert "all 2 folds" not in out  # one of them is the dry run's
-    assert out.strip().endswith(f"next: python train.py {shlex.join(arguments)} -f 1")
+    assert out.strip().endswith(f"next: {command_line(parse_train(arguments), folds=(1,))}")
     assert "--limit" in infer_fails(tmp_path, capsys)
 
 

@@ -139,7 +139,7 @@ def test_a_folder_a_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "1 folder (empty)" in out
     assert "1 files (1 .md)" in out
     assert "1 lies in no class folder (train)" in out
-    assert f"next: python train.py -t 64 -m resnet18 -f all -w {work}" in out
+    assert f"next: python train.py -w {work}" in out
 
 
 @pytest.mark.parametrize("inner", ["", "audio"])

@@ -109,7 +109,7 @@ def test_auto_batches_are_found_once_for_all_folds(
     monkeypatch.setattr(training.tuning, "LEAST_STEPS", 2)
     arguments = [*TRAIN, "-w", str(work), "--batch-size", "auto"]
     assert train.main(arguments) == 0
-    assert "--batch-size auto: 8 clips a batch" in capsys.readouterr().out  # of 18, so that two steps remain
+    assert " 8* clips a batch" in capsys.readouterr().out  # of 18, so that two steps remain
     optim = read_checkpoint(work / "runs" / "resnet10t-32x32" / "fold0" / "last.ckpt")["config"].optim
     assert optim.batch_size == 8
     assert optim.lr == pytest.approx(OPTIMIZERS[optim.optimizer][0] * (8 / OptimConfig().batch_size) ** 0.5)
@@ -129,10 +129,10 @@ def test_muon_is_for_networks_that_take_longer_than_it(store_work: Path) -> None
     store = Store.open(store_work)
     for network, expected in (("-m test_resnet", "muon"), ("-m mobilenetv3_small_100", "adamw")):
         config = parse_train(["-t", "32", *network.split()])
-        optim = training.plan.run_config(config, store, 0).optim
+        optim = training.plan.resolve(config, store, 0).optim
         assert (optim.optimizer, optim.lr, optim.weight_decay) == (expected, *OPTIMIZERS[expected])
     config = parse_train(["-t", "32", "-m", "mobilenetv3_small_100", "--optimizer", "muon"])
-    assert training.plan.run_config(config, store, 0).optim.optimizer == "muon"
+    assert training.plan.resolve(config, store, 0).optim.optimizer == "muon"
 
 
 def test_accumulated_batches_are_one_step(store_work: Path, tmp_path: Path) -> None:

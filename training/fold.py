@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-import gc
 import logging
-import shlex
 import sys
 import time
 import warnings
@@ -14,16 +11,12 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from arg import (
-    OptimConfig,
-    RunConfig,
-    TrainConfig,
-    work_option,
-)
+from arg import OptimConfig, PreprocessConfig, RunConfig, TrainConfig
 from system.console import clock
 from system.devices import pick_precision
 from system.errors import UserError
 from system.locks import claimed
+from system.options import command_line
 from system.paths import LAST, LOCK, PREVIOUS
 from training.heldout import predict_held_out
 from training.runs import fold_folder, must_train, standing, update_table
@@ -72,15 +65,13 @@ def train_fold(
         begun = None if config.restart else standing(folder, tell=True)
         if begun is not None and (begun["config"] != run or not (begun["finished"] or "training" in begun)):
             begun = None  # a dry run, or from a version that could not resume
-        while True:
-            try:
-                with TensorBoard(folder, run) if config.logger == "tensorboard" else nullcontext() as log:
-                    return train_claimed(config, store, run, device, folds_left, report, net, begun, log)
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-                print(f"warning: {first_line(error)}", file=sys.stderr)
-            run, begun = with_half_batch(config, run, device), None
+        try:
+            with TensorBoard(folder, run) if config.logger == "tensorboard" else nullcontext() as log:
+                return train_claimed(config, store, run, device, folds_left, report, net, begun, log)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise UserError(f"out of memory on {device}: {less_memory(run)} ({first_line(error)})") from error
+            raise
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
@@ -89,25 +80,12 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
-def with_half_batch(config: TrainConfig, run: RunConfig, device: torch.device) -> RunConfig:
-    """What a fold is trained with after its batches did not fit; UserError where --batch-size is not "auto"."""
-    import torch
-
-    from training.tuning import scaled_rate
-
-    optim, size = run.optim, run.optim.batch_size // 2
-    if size < 2:
-        raise UserError(f"out of memory on {device}: not even {optim.batch_size} clips fit; use a smaller -t or -m")
-    if not config.auto_batch:
-        raise UserError(
-            f"out of memory on {device}: use --batch-size {size} in place of {optim.batch_size}, or --batch-size auto"
-        )
-    lr = scaled_rate(optim.lr, optim.optimizer, size, optim.batch_size)
-    print(f"--batch-size auto: out of memory, starts again with {size} clips a batch, at {lr:.3g}", flush=True)
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    return dataclasses.replace(run, optim=dataclasses.replace(optim, batch_size=size, lr=lr))
+def less_memory(run: RunConfig) -> str:
+    """What to do where a run's batches do not fit into the memory."""
+    optim = run.optim
+    if optim.batch_size < 4:
+        return f"not even {optim.batch_size} clips fit; use a smaller -t or -m"
+    return f"use --batch-size {optim.batch_size // 2} in place of {optim.batch_size}"
 
 
 def train_claimed(
@@ -156,7 +134,7 @@ def train_claimed(
             log.finish(scores)
     seconds = time.monotonic() - started + (begun or {}).get("seconds", 0.0)
     row = {"run": folder.parent.name, "fold": run.fold, **scores, "seconds": round(seconds, 1)}
-    update_table(folder.parents[1] / "summary.csv", row | {"command": config.command}, key=("run", "fold"))
+    update_table(folder.parents[1] / "summary.csv", row | {"command": command_line(config)}, key=("run", "fold"))
     previous = None if begun is not None and begun["path"] == folder / PREVIOUS else folder / PREVIOUS
     save_checkpoint(folder / LAST, run, model.state_dict(), True, previous, **record, seconds=seconds)
     said = format_accuracy(scores["accuracy"], len(data.valid)) if scores else "unknown, nothing held out"
@@ -181,7 +159,7 @@ def make_fold(
     torch.manual_seed(seed_of(*seed_key(run)))  # the network's initial weights
     background = store.noise() if run.augment.background_probability else None
     if background is not None and len(background) < store.clip_samples:
-        add = shlex.join(["python", "preprocess.py", "--noise", "FOLDER", *work_option(store.work)])
+        add = command_line(PreprocessConfig(work=store.work, noise=Path("FOLDER")))
         what = "not a window of them" if len(background) else "none in _background_noise_"
         print(f"warning: no background recordings are mixed in ({what}): {add} adds some", file=sys.stderr)
     model = Classifier(run, "" if restored else run.weights, background).to(device)

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from arg import (
+    AUGMENT_PRESETS,
     FULL,
     OPTIMIZERS,
     TIMM_WEIGHTS,
+    AugmentConfig,
+    AugmentOptions,
+    FeatureConfig,
+    FeatureOptions,
     Fold,
     OptimConfig,
     OptimOptions,
     PreprocessConfig,
     RunConfig,
+    SizeOptions,
     TrainConfig,
     default_epochs,
 )
@@ -110,12 +117,51 @@ def _with_largest_batch(config: TrainConfig, run: RunConfig, store: Store, devic
     for fold in () if config.restart else (*range(store.folds), FULL):
         before = started_run(fold_folder(config, dataclasses.replace(run, fold=fold)))
         if before and before.limit == run.limit and before.optim.optimizer == optim.optimizer:
-            batch = {"batch_size": before.optim.batch_size, "lr": before.optim.lr}
-            return dataclasses.replace(run, optim=dataclasses.replace(optim, **batch))
+            optim = dataclasses.replace(optim, batch_size=before.optim.batch_size, lr=before.optim.lr)
+            return dataclasses.replace(run, optim=optim)
     clips = len(store.fold_of) * (store.folds - 1) // store.folds
     size = largest_batch(Classifier(run), min(clips, run.limit or clips), device or torch.device("cpu"))
     lr = scaled_rate(optim.lr, optim.optimizer, size, BATCH_SIZE)
     return dataclasses.replace(run, optim=dataclasses.replace(optim, batch_size=size, lr=lr))
+
+
+def options_of(run: RunConfig, **others: Any) -> TrainConfig:
+    """The options that `resolve` makes `run` of, for its data set; `others` are those that no run has, as its tag."""
+    optim, pretrained = run.optim, run.weights == TIMM_WEIGHTS
+    usual = dict(zip(("lr", "weight_decay"), OPTIMIZERS[optim.optimizer], strict=True))
+    learning = vars(optim) | {name: None for name, value in usual.items() if getattr(optim, name) == value}
+    return TrainConfig(
+        model=run.model,
+        features=_feature_options(run.features),
+        augment=_augment_options(run.augment),
+        optim=OptimOptions(**learning),
+        seed=run.seed,
+        weights=Path(run.weights) if run.weights and not pretrained else None,
+        pretrained=pretrained,
+        **others,
+    )
+
+
+def _feature_options(features: FeatureConfig) -> FeatureOptions:
+    band: dict[str, Any] = {"fmin": features.fmin, "fmax": features.fmax}
+    sizes = (vars(SizeOptions.of(features)), {"n_mels": features.n_mels, "hop_samples": features.hop_samples})
+    for n_fft in (None, features.n_fft):
+        for size in sizes:
+            options = FeatureOptions(**size, **band, n_fft=n_fft)
+            if options.resolve(features.sample_rate, features.clip_samples) == features:
+                return options
+    return options
+
+
+def _augment_options(augment: AugmentConfig) -> AugmentOptions:
+    for name, preset in AUGMENT_PRESETS.items():
+        options = AugmentOptions(name, *(
+            None if getattr(augment, part) == getattr(preset, part) else getattr(augment, part)
+            for part in ("speed", "mixup_alpha")
+        ))  # fmt: skip
+        if options.resolve() == augment:
+            return options
+    return AugmentOptions()  # made by a program: there is no option for it
 
 
 def described(config: TrainConfig, run: RunConfig, device: torch.device) -> str:

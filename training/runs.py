@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,20 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from arg import (
-    FULL,
-    RunConfig,
-    TrainConfig,
-    flat,
-    naming_options,
-    run_name,
-    to_plain,
-    with_folds,
-    work_option,
-)
+from arg import FULL, InferenceConfig, ReportConfig, RunConfig, SizeOptions, TrainConfig, run_name
 from system.errors import UserError
 from system.files import remove_leftovers, replacing
 from system.locks import locked
+from system.options import command_line, flat, to_plain
 from training.heldout import out_of_fold_hits
 from util import format_accuracy
 
@@ -103,19 +93,20 @@ def must_train(run: RunConfig, folder: Path, restart: bool) -> bool:
 def conclude(config: TrainConfig, runs: Sequence[RunConfig]) -> None:
     """Say what is known over all folds of the data set, `runs`, where they are finished, and what to type next."""
     folders = [fold_folder(config, run) for run in runs]
-    missing = [str(run.fold) for run, folder in zip(runs, folders, strict=True) if finished_run(folder) != run]
+    missing = [run.fold for run, folder in zip(runs, folders, strict=True) if finished_run(folder) != run]
     full = config.folds == (FULL,)
     if missing and not full:
-        print(f"next: {with_folds(config.command, ','.join(missing))}")
+        print(f"next: {command_line(config, folds=tuple(missing))}")
         return
     if not full:
         right = np.concatenate([out_of_fold_hits(folder / "oof.npz") for folder in folders])
         said = format_accuracy(float(right.mean()), len(right))
         print(f"all {len(runs)} folds: out-of-fold accuracy {said}")
-        again = shlex.join(["python", "report.py", *work_option(config.work)])
-        print(f"{again} says what it gets wrong, and which runs to put together")
-    options = naming_options(config.work, runs[0], config.tag)
-    print(f"next: python inference.py {shlex.join(options)} -f {FULL if full else len(runs)} -a y")
+        print(f"{command_line(ReportConfig(config.work))} says what it gets wrong, and which runs to put together")
+    size = SizeOptions.of(runs[0].features)
+    folds = (FULL,) if full else tuple(run.fold for run in runs)
+    label = InferenceConfig(work=config.work, features=size, models=(config.model,), tag=config.tag, folds=folds)
+    print(f"next: {command_line(label)}")
 
 
 def update_table(path: Path, row: Mapping[str, Any], key: Sequence[str]) -> None:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from arg import RunConfig, flat, to_plain
+from arg import RunConfig
 from preprocessing.audit import short
 from system.errors import UserError
+from system.options import flat, to_plain
 from system.paths import EVENTS
 from util import confusion
 
