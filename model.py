@@ -42,6 +42,7 @@ from system.options import from_plain, to_plain
 from util import cross_entropy, generator, hardest_mean, macro_f1_of_counts
 
 CHECKPOINT_FORMAT = 3
+WITH_TENSORS = ("state_dict", "training", "random")  # what a checkpoint has beside plain values
 
 
 def build_network(name: str, num_classes: int, features: FeatureConfig, weights: str = "") -> nn.Module:
@@ -298,14 +299,29 @@ def save_checkpoint(
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """What `save_checkpoint` wrote, with "config" revived. UserError where it is missing, damaged or foreign."""
+    return _read(path, tensors=True)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """`read_checkpoint` without the weights and what else is of tensors, in milliseconds whatever their size.
+
+    Keys: config, finished and format; where training wrote them epoch, batch, history, best and seconds, too. Of the
+    file no more is checked than what is read. Same errors.
+    """
+    return _read(path, tensors=False)
+
+
+def _read(path: Path, tensors: bool) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
     try:
-        if zipfile.is_zipfile(path):
+        if zipped := zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as parts:  # torch itself checks no sums
-                if part := parts.testzip():
+                if not tensors:
+                    parts.read(next(name for name in parts.namelist() if name.endswith("/data.pkl")))
+                elif part := parts.testzip():
                     raise UserError(f"{part} in it is damaged")
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped and not tensors)
         written = checkpoint["format"]
     except Exception as error:  # whatever an unpickler meets in a file from anywhere
         raise UserError(f"{path}: not a checkpoint of train.py ({distrust(error)})") from error
@@ -313,9 +329,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         newer = isinstance(written, int) and written > CHECKPOINT_FORMAT
         way_out = "made by a newer version: update this project" if newer else "train again with --restart"
         raise UserError(f"{path}: format {written}, this version reads {CHECKPOINT_FORMAT}; {way_out}")
+    if not tensors:
+        checkpoint = {key: value for key, value in checkpoint.items() if key not in WITH_TENSORS}
     try:
         return {**checkpoint, "config": from_plain(RunConfig, checkpoint["config"])}
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, UserError) as error:
         raise UserError(f"{path}: damaged configuration ({first_line(error)}); train again with --restart") from error
 
 

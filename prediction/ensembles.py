@@ -76,10 +76,10 @@ def load_ensemble(config: InferenceConfig) -> Ensemble:
 
 def check_usable(config: InferenceConfig, path: Path, checkpoint: dict[str, Any]) -> None:
     """UserError where a fold is not finished or has features of another size than asked for."""
-    from model import read_checkpoint
+    from model import read_config
 
     run: RunConfig = checkpoint["config"]
-    last = checkpoint if config.checkpoint == "last" else read_checkpoint(path.with_name(LAST))
+    last = checkpoint if config.checkpoint == "last" else read_config(path.with_name(LAST))
     if not last["finished"]:
         raise UserError(f"{path}: training has not finished; run its train.py command again")
     size = run.features.n_mels, run.features.frames

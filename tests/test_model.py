@@ -27,6 +27,7 @@ from model import (
     predict,
     rate,
     read_checkpoint,
+    read_config,
     save_checkpoint,
 )
 from system.errors import UserError
@@ -241,3 +242,22 @@ def test_predictions_are_the_views_probabilities(model: Classifier) -> None:
     with torch.inference_mode():
         expected = other(view(as_float(waves(3)), 2, 8000)).softmax(1).numpy()
     assert parts[0][1, 2] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_configuration_is_read_without_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "last.ckpt"
+    save_checkpoint(path, RUN, {"w": torch.zeros(1000)}, True, training={"a": torch.ones(2)}, epoch=3, best={})
+    whole = read_checkpoint(path)
+    assert torch.equal(whole.pop("state_dict")["w"], torch.zeros(1000))
+    assert torch.equal(whole.pop("training")["a"], torch.ones(2))
+    assert read_config(path) == whole
+    content = path.read_bytes()
+    place = content.index(bytes(4000))  # the weights
+    path.write_bytes(content[:place] + b"\1" + content[place + 1 :])
+    assert read_config(path) == whole  # they are not looked at
+    with pytest.raises(UserError, match="damaged"):
+        read_checkpoint(path)
+    place = content.index(b"folds_hash")
+    path.write_bytes(content[:place] + b"\1" + content[place + 1 :])
+    with pytest.raises(UserError, match="not a checkpoint"):
+        read_config(path)

@@ -62,7 +62,7 @@ def train_fold(
             leftover.unlink()
         if not must_train(run, folder, config.restart):  # it has been trained since this process began
             return Trained(net, {})
-        begun = None if config.restart else standing(folder, tell=True)
+        begun = None if config.restart else standing(folder, tell=True, tensors=True)
         if begun is not None and (begun["config"] != run or not (begun["finished"] or "training" in begun)):
             begun = None  # a dry run, or from a version that could not resume
         try:

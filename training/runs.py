@@ -26,22 +26,24 @@ def fold_folder(config: TrainConfig, run: RunConfig) -> Path:
     return config.work / "runs" / name / f"fold{run.fold}"
 
 
-def standing(folder: Path, tell: bool = False) -> dict[str, Any] | None:
-    """A fold's newest checkpoint, with its "path"; None where nothing was trained.
+def standing(folder: Path, tell: bool = False, tensors: bool = False) -> dict[str, Any] | None:
+    """A fold's newest checkpoint, with its "path" and, if asked for, its tensors; None where nothing was trained.
 
     That is last.ckpt or, where it is damaged, previous.ckpt. UserError where that does not help.
     """
-    from model import read_checkpoint
+    from model import read_checkpoint, read_config
     from system.paths import LAST, PREVIOUS
+
+    read = read_checkpoint if tensors else read_config
 
     path, before = folder / LAST, folder / PREVIOUS
     if not path.exists():
         return None
     try:
-        return {**read_checkpoint(path), "path": path}
+        return {**read(path), "path": path}
     except UserError as error:
         try:
-            checkpoint = {**read_checkpoint(before), "path": before}
+            checkpoint = {**read(before), "path": before}
         except UserError:
             raise UserError(f"{error}; --restart trains the fold again") from error
         if tell:
