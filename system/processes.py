@@ -12,7 +12,9 @@ import time
 import types
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 HANGS = 124  # exit status of a process that `watchdog` has ended, as timeout(1) has it
 
@@ -89,6 +91,59 @@ def end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=wait, name="end with parent", daemon=True).start()
+
+
+def start_process(target: Callable[..., None], *args: Any) -> BaseProcess:
+    """A new process, of which nothing is this one's copy, that calls `target`; a Ctrl-C does not reach it.
+
+    On Windows it does, and ends what the process does, if `target` does not see to it.
+    """
+    import multiprocessing
+
+    process = multiprocessing.get_context("spawn").Process(target=_apart, args=(target, args))
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # is inherited until the new process is on its own
+    try:
+        with main_module_hidden():
+            process.start()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return process
+
+
+def _apart(target: Callable[..., None], args: tuple[Any, ...]) -> None:
+    if os.name != "nt":
+        os.setpgid(0, 0)  # no longer among the terminal's processes
+    end_with_parent()
+    target(*args)
+
+
+def ask_to_stop(process: BaseProcess) -> None:
+    """Send SIGTERM; on Windows, where that would be a kill, the Ctrl-C that ends this process has reached `process`."""
+    if os.name != "nt":
+        process.terminate()
+
+
+def end_of(exitcode: int) -> str:
+    """How a process has ended: "status 1", "SIGSEGV"."""
+    if exitcode >= 0:
+        return f"status {exitcode}"
+    try:
+        return signal.Signals(-exitcode).name
+    except ValueError:
+        return f"signal {-exitcode}"
+
+
+@contextlib.contextmanager
+def noted_signals() -> Iterator[list[int]]:
+    """SIGINT and SIGTERM do nothing in the body but add to the list."""
+    noted: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda number, _: noted.append(number)) for number in numbers}
+    try:
+        yield noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

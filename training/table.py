@@ -99,7 +99,8 @@ class Table:
     def __init__(self, jobs: Sequence[Job], stream: TextIO | None = None) -> None:
         self._jobs = jobs
         self._stream = stream or sys.stderr
-        self._live = self._stream.isatty() and os.environ.get("TERM") != "dumb"
+        dumb = os.name == "nt" or os.environ.get("TERM") == "dumb"  # older consoles of Windows show the control codes
+        self._live = self._stream.isatty() and not dumb
         self._drawn: list[str] = []  # lines on the screen, above the cursor
 
     def __enter__(self) -> Table:

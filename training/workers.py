@@ -1,4 +1,4 @@
-"""training.workers."""
+"""Processes that train folds side by side, each on a device of its own."""
 
 from __future__ import annotations
 
@@ -6,21 +6,18 @@ import contextlib
 import io
 import multiprocessing
 import multiprocessing.connection
-import os
-import signal
 import sys
 import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from types import FrameType
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from arg import Fold, RunConfig, TrainConfig
 from system.devices import keep_memory
 from system.errors import Stopped, UserError
-from system.processes import end_with_parent, main_module_hidden
+from system.processes import ask_to_stop, end_of, noted_signals, start_process
 from training.fold import quieten, train_fold
 from training.table import Job, Table, summary
 
@@ -52,18 +49,11 @@ class Worker:
     """A process that trains one fold after another on one device."""
 
     def __init__(self, config: TrainConfig, device: str, threads: int) -> None:
-        spawn = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA
         self.device = device
         self.job: Job | None = None
         self.broken = False  # what went wrong may lie with the device
-        self.connection, theirs = spawn.Pipe()
-        self.process = spawn.Process(target=_work, args=(theirs, config, device, threads))
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: a Ctrl-C is for the parent alone
-        try:
-            with main_module_hidden():
-                self.process.start()
-        finally:
-            signal.signal(signal.SIGINT, before)
+        self.connection, theirs = multiprocessing.Pipe()
+        self.process = start_process(_work, theirs, config, device, threads)
         theirs.close()  # so that its end is noticed here
 
     def hand(self, job: Job | None) -> None:
@@ -74,22 +64,13 @@ class Worker:
         with contextlib.suppress(OSError):  # it has died, which is noticed where it is listened to
             self.connection.send(job.run if job else None)
 
-    def died_of(self) -> str:
-        """The end of a process that did not say why, in words."""
-        code = self.process.exitcode or 0
-        if code >= 0:
-            return f"its process ended with status {code}"
-        name = signal.Signals(-code).name
-        hint = ", perhaps for want of memory: use fewer devices at a time" if name == "SIGKILL" else ""
-        return f"its process was ended by {name}{hint}"
-
 
 def train_side_by_side(config: TrainConfig, runs: Sequence[RunConfig], devices: Sequence[str]) -> list[Fold]:
     """Train `runs`, as many at a time as there are devices, and return the folds that are not trained in the end.
 
     A fold that fails does not stop the others. A device takes no further fold after a failure that may be its own.
     Results are those of training one by one with as many threads as each process gets here: its share of those that
-    torch would use, which hangs on the number of devices alone.
+    torch would use, which depends on the number of devices alone.
 
     SIGINT and SIGTERM are passed on, so that folds stop in a good state, and KeyboardInterrupt is raised then; a
     second one ends the processes at once.
@@ -138,14 +119,13 @@ def train_side_by_side(config: TrainConfig, runs: Sequence[RunConfig], devices: 
         worker.connection.close()
         if worker.job is not None and worker.job.state == "training":
             worker.broken = True
-            if stops:
-                end(worker.job, "stopped")
-            else:
-                end(worker.job, "failed", worker.died_of())
+            how = end_of(worker.process.exitcode or 0)
+            hint = ", perhaps for want of memory: use fewer devices at a time" if how == "SIGKILL" else ""
+            end(worker.job, *(("stopped",) if stops else ("failed", f"its process ended with {how}{hint}")))
         if waiting and not worker.broken and not stops:
             start(worker.device)
 
-    with _noted_signals() as stops, table:
+    with noted_signals() as stops, table:
         stopping_since = None
         try:
             for device in devices[: len(jobs)]:
@@ -164,7 +144,7 @@ def train_side_by_side(config: TrainConfig, runs: Sequence[RunConfig], devices: 
                     stopping_since = time.monotonic()
                     table.say(f"stopping, within {GRACE_SECONDS:.0f} s; once more ends it at once\n", error=True)
                     for worker in workers:
-                        worker.process.terminate()
+                        ask_to_stop(worker.process)
                 if len(stops) > 1 or (stopping_since is not None and time.monotonic() - stopping_since > GRACE_SECONDS):
                     for worker in workers:
                         worker.process.kill()
@@ -178,26 +158,8 @@ def train_side_by_side(config: TrainConfig, runs: Sequence[RunConfig], devices: 
     return [job.run.fold for job in jobs if job.state != "done"]
 
 
-@contextlib.contextmanager
-def _noted_signals() -> Iterator[list[int]]:
-    """SIGINT and SIGTERM do nothing but add to the list."""
-    noted: list[int] = []
-
-    def note(number: int, _: FrameType | None) -> None:
-        noted.append(number)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield noted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _work(connection: multiprocessing.connection.Connection, config: TrainConfig, name: str, threads: int) -> None:
     """Train what comes through `connection` until None does, and tell how it goes; ends at the first failure."""
-    os.setpgid(0, 0)  # a Ctrl-C in the terminal reaches the parent alone, which passes it on once
-    end_with_parent()
     sending = threading.Lock()
 
     def send(message: NamedTuple) -> None:
