@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from system.errors import UserError
-from system.options import Command, Options, option, parse, part, require, resolved
+from system.extensions import REGISTERED, with_options
+from system.options import Command, Options, option, parse, part, registered, require, resolved
 
 FULL = "full"  # the fold that holds nothing out
 TIMM_WEIGHTS = "timm:"  # RunConfig.weights where they are timm's own
@@ -297,7 +298,7 @@ class OptimOptions(Options):
         check=(lambda n: n >= 1, "use at least 1 batch a step"),
     )
     optimizer: str = option(
-        "auto", "--optimizer", choices=lambda: ("auto", *OPTIMIZERS),
+        "auto", "--optimizer", choices=lambda: ("auto", *OPTIMIZERS, *REGISTERED["optimizer"]),
         help="sgd is Nesterov's; auto: muon, or adamw where muon would more than double the arithmetic",
     )
     lr: float | None = option(
@@ -315,6 +316,10 @@ class OptimOptions(Options):
     grad_clip: float = option(
         0.0, "--grad-clip", metavar="NORM", help="largest norm of the gradient; default: none",
         check=(lambda norm: norm >= 0, "use a positive norm, or 0 for none"),
+    )
+    loss: str = option(
+        "cross-entropy", "--loss", choices=lambda: ("cross-entropy", *REGISTERED["loss"]),
+        help="of each clip; others by --extension",
     )
     label_smoothing: float = option(
         0.0, "--label-smoothing", metavar="SHARE", help="spread over all classes (default: 0)",
@@ -364,6 +369,8 @@ class RunConfig:
     folds_hash: str  # of the store's (fname, label, fold) table
     weights: str = ""  # what the network started from: "" (random), TIMM_WEIGHTS or a file
     limit: int = 0  # training clips used; 0: all
+    extensions: dict[str, str] = dataclasses.field(default_factory=dict)  # files loaded: the hash of each by its name
+    parts: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)  # the options of what is used of them
 
 
 def default_epochs(clips: int) -> int:
@@ -403,6 +410,13 @@ def _gpus(text: str) -> tuple[str, ...]:
     indices = all(gpu.isdecimal() for gpu in gpus)
     require(indices or set(gpus) == {"cpu"}, f"-g {text}: use an index (0), a list (0,1,2), cpu, or cpu,cpu")
     return gpus
+
+
+def _extensions() -> Any:
+    return option(
+        (), "--extension", metavar="FILE", repeat=True, group="extensions",
+        help="a Python file that adds a network, an augmentation, ... (docs/extending.md)",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -454,10 +468,16 @@ class TrainConfig(Command):
         None, "--weights", metavar="FILE", help="start from this file: timm's, or a checkpoint")
     pretrained: bool = option(
         False, "--pretrained", help="start from timm's weights (downloads them)")
+    extensions: tuple[Path, ...] = _extensions()
+    parts: dict[str, dict[str, Any]] = registered()  # the options of what extensions register, by its name
     # fmt: on
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name, values in self.parts.items():
+            known = with_options()
+            require(name in known, f"{name}: not known here; give the file that defines it with --extension FILE")
+            known[name](**values)  # checks them
         require(not (self.weights and self.pretrained), "--weights and --pretrained: give one of the two")
 
 
@@ -532,10 +552,15 @@ class InferenceConfig(Command):
         help="say whether this submission would be accepted, and how its labels look; goes with "
         + ", ".join(f"--{name.replace('_', '-')}" for name in WITH_CHECK),
     )
+    views: tuple[str, ...] = option((), "--view", metavar="NAME", repeat=True, help="average this one, too")
+    extensions: tuple[Path, ...] = _extensions()
     # fmt: on
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in self.views:
+            known = " or ".join(REGISTERED["view"]) or "--extension FILE to define it"
+            require(name in REGISTERED["view"], f"--view {name}: use {known}")
         if self.ensemble != "weighted":
             return
         flags = {"-t": self.features.size, "--n-mels": self.features.n_mels, "--frames": self.features.frames}
@@ -546,6 +571,7 @@ class InferenceConfig(Command):
         ]
         require(not given, f"{', '.join(given)}: ensemble.json names the runs of --ensemble weighted; leave that out")
         last = self.checkpoint == "last"
+        require(not self.views, "--view: ensemble.json names the views of --ensemble weighted; leave it out")
         require(last, f"--checkpoint {self.checkpoint}: --ensemble weighted was fitted to the last ones; leave it out")
 
     def as_given(self, given: Sequence[str]) -> InferenceConfig:

@@ -8,25 +8,20 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
-import pickle
-import re
-import urllib.error
-import urllib.request
 import zipfile
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import numpy as np
 import pytorch_lightning as pl
 import timm
 import torch
 from numpy.typing import NDArray
 from timm.layers import BatchNormAct2d  # type: ignore[attr-defined]
-from timm.models import load_state_dict
 from timm.optim import param_groups_weight_decay  # type: ignore[attr-defined]
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -36,7 +31,9 @@ import transform
 from arg import FULL, TIMM_WEIGHTS, FeatureConfig, OptimConfig, RunConfig
 from dataset import LogMel, as_float
 from networks.muon import Muon
+from networks.weights import check_download, check_fit, distrust, read_weights
 from system.errors import UserError, first_line
+from system.extensions import REGISTERED, made
 from system.files import keep_file, replacing
 from system.options import from_plain, to_plain
 from util import cross_entropy, generator, hardest_mean, macro_f1_of_counts
@@ -60,9 +57,7 @@ def build_network(name: str, num_classes: int, features: FeatureConfig, weights:
         options: dict[str, Any] = {"pretrained": True}
     elif weights:
         state = read_weights(Path(weights))
-        own = set(timm.create_model(name, in_chans=1, num_classes=num_classes).state_dict())
-        if len(own & set(state)) < len(own) / 2:
-            raise UserError(f"--weights {weights}: holds no weights of {name}; give a file made for that network")
+        check_fit(weights, name, outline(name, num_classes, features), state)
         options = {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": state}}
     else:
         options = {}
@@ -81,61 +76,33 @@ def build_network(name: str, num_classes: int, features: FeatureConfig, weights:
     return net.train().to(memory_format=layout_of(net))
 
 
+def outline(name: str, num_classes: int, features: FeatureConfig) -> nn.Module:
+    """What `build_network` builds without its weights, on the meta device: it takes no memory and draws nothing.
+
+    UserError where the name is unknown or the network does not take features of that size.
+    """
+    with torch.random.fork_rng([]):
+        try:
+            with torch.device("meta"):
+                return build_network(name, num_classes, features)
+        except UserError:  # some networks need numbers to be built; and a real one's reason is plainer
+            return build_network(name, num_classes, features)
+
+
+def check_start(config: RunConfig) -> None:
+    """UserError where a run's features or network cannot be made or its weights be had, without building it."""
+    LogMel(config.features)
+    net = outline(config.model, len(config.classes), config.features)
+    if config.weights == TIMM_WEIGHTS:
+        check_download(config.model)
+    elif config.weights:
+        check_fit(config.weights, config.model, net, read_weights(Path(config.weights)))
+
+
 def layout_of(net: nn.Module) -> torch.memory_format:
     """The memory layout that is the faster one on a processor; channels-last unless the network says otherwise."""
     layout: torch.memory_format = getattr(net, "memory_format", torch.channels_last)
     return layout
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """A file's weights under the network's own names. UserError where it is missing or no file of weights."""
-    if not path.is_file():
-        raise UserError(f"--weights {path}: no such file")
-    try:
-        state: dict[str, Tensor] = load_state_dict(str(path), weights_only=True)
-    except Exception as error:  # whatever an unpickler or a parser meets in a file from anywhere
-        raise UserError(f"--weights {path}: not a file of weights ({distrust(error)})") from error
-    if any(key.startswith("net.") for key in state):  # a checkpoint of ours
-        state = {key.removeprefix("net."): value for key, value in state.items() if key.startswith("net.")}
-    return state
-
-
-def check_download(name: str, timeout_seconds: float = 5.0) -> None:
-    """UserError, at once, where timm's weights can be neither downloaded nor found in the cache."""
-    try:
-        config = timm.get_pretrained_cfg(name)
-    except RuntimeError as error:  # a tag that it does not know
-        raise UserError(f"--pretrained: {first_line(error)}") from error
-    if config is None or not (config.hf_hub_id or config.url):
-        raise UserError(f"--pretrained: timm has no weights for {name}")
-    if config.hf_hub_id:
-        file = "model.safetensors"
-        if isinstance(huggingface_hub.try_to_load_from_cache(config.hf_hub_id, file), str):
-            return
-        url = huggingface_hub.hf_hub_url(config.hf_hub_id, file)
-    else:
-        url = str(config.url)
-    try:
-        request = urllib.request.Request(url, method="HEAD")
-        urllib.request.urlopen(request, timeout=timeout_seconds).close()
-    except urllib.error.HTTPError:
-        pass  # the server answers: what it has is timm's to find out
-    except OSError as error:
-        raise UserError(
-            f"--pretrained: cannot download {name} from here ({first_line(error)}); "
-            f"fetch {url} elsewhere and give it as --weights FILE"
-        ) from error
-
-
-def distrust(error: BaseException) -> str:
-    """Why torch's or timm's loader did not take a file: what they say at length, and how to make them take it."""
-    cause: BaseException | None = error
-    while cause:  # timm's error may name less than the one before it
-        if found := re.search(r"(?:GLOBAL|Unsupported globals:) ([\w.]+\w)", str(cause)):
-            return f"it would run code, {found[1]}, and is refused"
-        cause = cause.__cause__ or cause.__context__
-    refused = isinstance(error, (LookupError, pickle.UnpicklingError))  # their texts are of no use to a reader
-    return "damaged, or another kind of file" if refused else first_line(error)
 
 
 class Classifier(pl.LightningModule):
@@ -177,7 +144,12 @@ class Classifier(pl.LightningModule):
         augment, features = self.config.augment, self.config.features
         shape = (wave.shape[0], wave.shape[1])
         params = transform.draw_wave(augment, shape, len(self.noise), len(self.background), draw)
-        feature = self.frontend(transform.apply_wave(wave, params, self.noise, self.background))
+        changed = transform.apply_wave(wave, params, self.noise, self.background)
+        for own in self.augmentations["wave"]:
+            changed = own.apply(changed, own.draw(changed.shape, draw))
+        feature = self.frontend(changed)
+        for own in self.augmentations["feature"]:
+            feature = own.apply(feature, own.draw(feature.shape, draw))
         if augment.time_masks or augment.freq_masks:
             feature = transform.apply_masks(feature, transform.draw_masks(augment, len(wave), features, draw))
         if augment.mixup_alpha:
@@ -188,7 +160,23 @@ class Classifier(pl.LightningModule):
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         optim = self.config.optim
-        return hardest_mean(cross_entropy(logits, target, optim.label_smoothing), optim.ohem)
+        if optim.loss == "cross-entropy":
+            losses = cross_entropy(logits, target, optim.label_smoothing)
+        else:
+            losses = self.own_loss(logits, target)
+        return hardest_mean(losses, optim.ohem)
+
+    @cached_property
+    def augmentations(self) -> dict[str, list[Any]]:
+        """Those of extensions that the run uses, by what they change: "wave" or "feature"."""
+        used = [name for name in self.config.parts if name in REGISTERED["augmentation"]]
+        own = [made("augmentation", name, self.config.parts[name]) for name in used]
+        return {domain: [one for one in own if one.domain == domain] for domain in ("wave", "feature")}
+
+    @cached_property
+    def own_loss(self) -> Any:
+        """The loss of an extension: (B, classes) logits and targets -> (B,)."""
+        return made("loss", self.config.optim.loss, self.config.parts.get(self.config.optim.loss))
 
     # Lightning's hooks
 
@@ -237,7 +225,7 @@ class Classifier(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optim = self.config.optim
-        optimizer = make_optimizer(self.net, optim)
+        optimizer = make_optimizer(self.net, optim, self.config.parts.get(optim.optimizer))
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps, optim.warmup))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -248,14 +236,17 @@ def seed_key(config: RunConfig) -> tuple[int, ...]:
     return (config.seed, 1_000_000 if config.fold == FULL else int(config.fold))
 
 
-def make_optimizer(net: nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
-    """AdamW, Nesterov SGD or Muon; biases and normalisation are not decayed."""
+def make_optimizer(net: nn.Module, optim: OptimConfig, own: dict[str, Any] | None = None) -> torch.optim.Optimizer:
+    """AdamW, Nesterov SGD, Muon or an extension's with the options `own`; biases and normalisation are not decayed."""
     groups = param_groups_weight_decay(net, optim.weight_decay)
     fused = not optim.grad_clip  # Lightning cannot clip what a fused optimiser unscales
     if optim.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=optim.lr, fused=fused)
     if optim.optimizer == "muon":
         return Muon(groups, optim.lr)
+    if optim.optimizer in REGISTERED["optimizer"]:
+        result: torch.optim.Optimizer = made("optimizer", optim.optimizer, own)(groups, optim.lr)
+        return result
     return torch.optim.SGD(groups, lr=optim.lr, momentum=0.9, nesterov=True, fused=fused)
 
 
@@ -339,7 +330,11 @@ def _read(path: Path, tensors: bool) -> dict[str, Any]:
 
 def restore_classifier(path: Path, checkpoint: dict[str, Any]) -> Classifier:
     """The trained classifier of what `read_checkpoint` read from `path`, ready to predict."""
-    model = Classifier(checkpoint["config"])
+    config: RunConfig = checkpoint["config"]
+    if not timm.is_model(config.model) and config.extensions:
+        files = ", ".join(config.extensions)
+        raise UserError(f"{path}: its network {config.model} is defined in {files}: give that with --extension FILE")
+    model = Classifier(config)
     try:
         model.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
@@ -423,12 +418,13 @@ def _normalised_convolutions(net: nn.Module, feature: Tensor) -> list[tuple[nn.C
 def predict(
     models: Sequence[Classifier],
     waves: Iterable[Tensor],
-    views: int,
+    views: int | Sequence[int | str],
     device: torch.device,
     dtype: torch.dtype = torch.float32,
 ) -> Iterator[NDArray[np.float32]]:
     """Probabilities of each batch of (B, clip_samples) int16 waves, (models, views, B, classes).
 
+    `views` are numbers or names (see `transform.view`), or how many of those with numbers.
     Each view of a batch is made once, and its features once for all the models that share their settings. The networks
     run in `dtype`, everything else in float32. On a GPU the next batch is under way before one's result is waited for.
     """
@@ -438,7 +434,7 @@ def predict(
 
     def scores(wave: Tensor) -> Tensor:
         by_view = []
-        for index in range(views):
+        for index in range(views) if isinstance(views, int) else views:
             features = {
                 config: frontend(transform.view(wave, index, config.sample_rate)).to(dtype)
                 for config, frontend in frontends.items()

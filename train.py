@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def train(config: TrainConfig) -> None:
     """Train the folds that are asked for, one after the other on each device; a finished one is left as it is."""
-    from model import Classifier
+    from model import check_start
     from training.tensorboard import require_tensorboard
     from training.workers import train_side_by_side
 
@@ -43,7 +43,7 @@ def train(config: TrainConfig) -> None:
     runs = [run for run in runs if must_train(run, fold_folder(config, run), config.restart)]
     if runs:
         print(described(config, first, devices[0]), flush=True)
-        Classifier(runs[0], runs[0].weights)  # what is wrong with network or weights is said before anything is written
+        check_start(runs[0])  # what is wrong with network or weights is said before anything is written
     if len(devices) > 1:
         if runs and (failed := train_side_by_side(config, runs, [str(device) for device in devices])):
             which = ",".join(map(str, failed))

@@ -15,6 +15,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from arg import AugmentConfig, FeatureConfig
+from system.extensions import REGISTERED
 
 # ------------------------------------------------------------------------------------------------------- waves
 
@@ -165,12 +166,17 @@ VIEW_SHIFT_SECONDS = 0.05
 VIEW_NOISE_STD = 0.003  # of full scale
 
 
-def view(wave: Tensor, index: int, sample_rate: int) -> Tensor:
-    """Test-time view `index` of (B, L) float waves, the same each time and for each clip alone.
+def view(wave: Tensor, index: int | str, sample_rate: int) -> Tensor:
+    """Test-time view `index` of (B, L) float waves, or one by the name that an extension gave it.
+
+    It is the same each time and for each clip alone.
 
     0: the clip itself; 1 and 2: earlier and later by 50 ms; 3: with quiet white noise. All of them change what the
     network sees; a change of volume would not, under per-clip normalisation.
     """
+    if isinstance(index, str):
+        named: Tensor = REGISTERED["view"][index](wave, sample_rate)
+        return named
     if index == 0:
         return wave
     if index in (1, 2):

@@ -26,7 +26,7 @@ class Ensemble:
 
     models: list[Classifier]
     digests: list[str]
-    views: int  # of each clip: 0 to this, exclusive
+    views: int | list[int | str]  # of each clip: numbers and names, or 0 to this, exclusive
     weights: NDArray[np.float64] | None = None  # (models, views), of a weighted ensemble; None: all alike
     temperature: float = 1.0
 
@@ -69,7 +69,8 @@ def load_ensemble(config: InferenceConfig) -> Ensemble:
         spec.check_trained_on(config.work, models[0].config)
     digests = [file_digest(path) for path in paths]
     if spec is None:
-        return Ensemble(models, digests, VIEWS if config.tta else 1)
+        numbered = VIEWS if config.tta else 1
+        return Ensemble(models, digests, [*range(numbered), *config.views] if config.views else numbered)
     weights = spec.network_weights(len(folds), config.tta)
     return Ensemble(models, digests, weights.shape[1], weights, spec.temperature)
 

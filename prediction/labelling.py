@@ -37,7 +37,8 @@ def predict_clips(
     import torch
 
     total = -(-len(clips) // config.batch_size)
-    said = f"networks: {len(ensemble.models)}, views: {ensemble.views}, {config.ensemble} vote, {device}"
+    views = ensemble.views if isinstance(ensemble.views, int) else len(ensemble.views)
+    said = f"networks: {len(ensemble.models)}, views: {views}, {config.ensemble} vote, {device}"
     print(f"{len(clips):,} clips, {said}", flush=True)
     if results.rows:
         print(f"going on after {results.rows:,} clips that an interrupted run labelled")

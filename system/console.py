@@ -19,10 +19,14 @@ Item = TypeVar("Item")
 def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., int]:
     """Make a script's `main`: what the user can mend is one line on stderr; returns the exit status.
 
+    In a notebook or another interactive interpreter it is an exception instead: a cell passes over a number.
     Its work, whose results are files, goes on to the end where nobody reads any more what it prints.
     """
 
     def status(argv: Sequence[str] | None) -> int:
+        if hasattr(sys, "ps1"):  # as in every interactive interpreter
+            main(argv)
+            return 0
         try:
             main(argv)
             sys.stdout.flush()

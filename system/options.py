@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, NoReturn, TypeVar
 
 from system.errors import UserError
+from system.extensions import load, with_options
 
 SCRIPTS = ("preprocess.py", "train.py", "inference.py", "report.py")
 Config = TypeVar("Config")
@@ -34,10 +35,10 @@ def option(default: Any, *flags: str, absent: Any = dataclasses.MISSING, kw_only
     """A field of a configuration that is an option of the command line; without `flags` it is in the record alone.
 
     `about`, all of it optional: `help`, `metavar` and `group` (a heading, of this field and those after it) for -h;
-    `nargs` as argparse has it; `choices` (names, or a mapping from names to values, or a function that returns either);
-    `parse` and its inverse `show`, between text and a value (by the field's type otherwise); `check`, a condition on
-    the value and what to use instead. `absent` is the value that counts where a checkpoint was made before there was
-    the field; the default otherwise.
+    `nargs` as argparse has it; `repeat` where it may be given several times; `choices` (names, or a mapping from names
+    to values, or a function that returns either); `parse` and its inverse `show`, between text and a value (by the
+    field's type otherwise); `check`, a condition on the value and what to use instead. `absent` is the value that
+    counts where a checkpoint was made before there was the field; the default otherwise.
     """
     metadata = {"flags": flags, **about} | ({} if absent is dataclasses.MISSING else {"absent": absent})
     return dataclasses.field(default=default, kw_only=kw_only, metadata=metadata)
@@ -52,6 +53,11 @@ def resolved(options: type, name: str, default: Any) -> Any:
 def part(kind: type, group: str = "") -> Any:
     """A field that holds further options, those of the dataclass `kind`; `group` as in `option`."""
     return dataclasses.field(default_factory=kind, metadata={"group": group})
+
+
+def registered() -> Any:
+    """A field with the options of what extensions have registered: {name: {option: value}}, of those that are given."""
+    return dataclasses.field(default_factory=dict, metadata={"registered": True})
 
 
 class Options:
@@ -94,7 +100,10 @@ def _options(kind: Any, prefix: str = "", group: str = "") -> Iterator[_Found]:
     hints = typing.get_type_hints(kind)
     for field in dataclasses.fields(kind):
         group = field.metadata.get("group") or group
-        if dataclasses.is_dataclass(hints[field.name]):
+        if "registered" in field.metadata:
+            for name, thing in with_options().items():
+                yield from _options(thing, f"{prefix}{field.name}.{name}.", f"extension {name}")
+        elif dataclasses.is_dataclass(hints[field.name]):
             yield from _options(hints[field.name], f"{prefix}{field.name}.", group)
         elif field.metadata.get("flags"):
             yield _Found(prefix + field.name, field, hints[field.name], group)
@@ -152,8 +161,8 @@ def _parser(kind: type[Command]) -> _Parser:
             if choices is not None:
                 settings["type"] = partial(_chosen, about["flags"][-1], choices)
                 settings["metavar"] = "{" + ",".join(choices) + "}"
-            if "nargs" in about:
-                settings["nargs"] = about["nargs"]
+            settings |= {"nargs": about["nargs"]} if "nargs" in about else {}
+            settings |= {"action": "append"} if about.get("repeat") else {}
             if default not in (None, "", ()) and default is not False and "default" not in help_text:
                 settings["help"] = f"{help_text} (default: {_text(field, default)})".strip()
         groups[group].add_argument(*about["flags"], **settings)
@@ -174,6 +183,10 @@ def _chosen(flag: str, choices: Mapping[str, Any], text: str) -> Any:
 
 def parse(kind: type[Known], argv: Sequence[str] | None = None) -> Known:
     """The configuration that a command line asks for. UserError, in one line, where it makes no sense."""
+    if any(field.name == "extensions" for field in dataclasses.fields(kind)):  # type: ignore[arg-type]
+        first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        first.add_argument("--extension", action="append", default=[], type=Path)
+        load(first.parse_known_args(argv)[0].extension)  # their options are among those to be parsed
     given = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in vars(_parser(kind).parse_args(argv)).items()
@@ -187,8 +200,16 @@ def _built(kind: type[Config], values: Mapping[str, Any]) -> Config:
     arguments = {name: value for name, value in values.items() if "." not in name}
     for name in {name.partition(".")[0] for name in values if "." in name}:
         inner = {key.removeprefix(f"{name}."): value for key, value in values.items() if key.startswith(f"{name}.")}
-        arguments[name] = _built(hints[name], inner)
+        arguments[name] = _built(hints[name], inner) if dataclasses.is_dataclass(hints[name]) else _nested(inner)
     return kind(**arguments)
+
+
+def _nested(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    result: dict[str, dict[str, Any]] = {}
+    for key, value in values.items():
+        name, _, field = key.partition(".")
+        result.setdefault(name, {})[field] = value
+    return result
 
 
 def _text(field: dataclasses.Field[Any], value: Any) -> str:
@@ -210,14 +231,18 @@ def command_line(config: Command, **changes: Any) -> str:
     for name, field, _, _ in _options(type(config)):
         value: Any = config
         for step in name.split("."):
-            value = getattr(value, step)
+            value = value.get(step) if isinstance(value, dict) else getattr(value, step, None)
         flags = field.metadata["flags"]
         if value == field.default or value is None:
             continue
         if isinstance(value, bool) and not _choices(field.metadata):
             words.append(flags[0])
             continue
-        texts = [_text(field, item) for item in (value if "nargs" in field.metadata else [value])]
+        several = "nargs" in field.metadata or field.metadata.get("repeat")
+        texts = [_text(field, item) for item in (value if several else [value])]
+        if field.metadata.get("repeat"):
+            words += [word for text in texts for word in (flags[0], text)]
+            continue
         words += [f"{flags[-1]}={texts[0]}"] if texts[0].startswith("-") else [flags[0], *texts]
     return shlex.join(words)
 

@@ -122,6 +122,13 @@ def test_an_unknown_flag_is_one_line_that_points_to_the_help(capsys: pytest.Capt
         arg.parse_train(["--zzzzzz=1"])
 
 
+def test_in_a_notebook_an_error_is_an_exception(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert train.main(["--epochs", "0"]) == 2
+    monkeypatch.setattr(sys, "ps1", "In : ", raising=False)
+    with pytest.raises(UserError, match="--epochs 0: use at least 1"):
+        train.main(["--epochs", "0"])
+
+
 @pytest.mark.parametrize(("clips", "epochs"), [(0, 200), (20, 200), (560, 100), (4_296, 13), (48_000, 13)])
 def test_fewer_clips_are_shown_more_often(clips: int, epochs: int) -> None:
     assert arg.default_epochs(clips) == epochs

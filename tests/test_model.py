@@ -21,7 +21,6 @@ from dataset import as_float
 from model import (
     Classifier,
     build_network,
-    check_download,
     load_classifier,
     make_optimizer,
     predict,
@@ -30,6 +29,7 @@ from model import (
     read_config,
     save_checkpoint,
 )
+from networks.weights import check_download
 from system.errors import UserError
 from transform import VIEWS, view
 from util import generator

@@ -25,7 +25,8 @@ import preprocessing.pipeline
 import preprocessing.store
 import system.paths
 from arg import PreprocessConfig
-from model import read_checkpoint, read_weights
+from model import read_checkpoint
+from networks.weights import read_weights
 from system.errors import UserError
 from tests.conftest import one_error_line
 

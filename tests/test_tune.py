@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -17,7 +19,7 @@ import training.tuning
 from arg import FULL, OPTIMIZERS, OptimConfig, parse_train
 from callback import Progress
 from dataset import Store, WaveData
-from model import Classifier, read_checkpoint
+from model import Classifier, build_network, outline, read_checkpoint
 from networks.muon import operations
 from system.errors import UserError
 from tests.conftest import one_error_line
@@ -143,3 +145,29 @@ def test_accumulated_batches_are_one_step(store_work: Path, tmp_path: Path) -> N
     training.fold.fit(model, data, CPU, tmp_path, Progress(0.0))
     assert len(data.train_batches(0)) == 2
     assert model.trainer.global_step == 2
+
+
+def test_a_fold_builds_its_network_once(store_work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(store_work, tmp_path / "work")
+    built, create = [], timm.create_model
+
+    def counted(name: str, **options: Any) -> nn.Module:
+        net: nn.Module = create(name, **options)
+        built.append(next(net.parameters()).device.type)
+        return net
+
+    monkeypatch.setattr(timm, "create_model", counted)
+    command = ["-t", "32", "-m", "test_resnet", "-g", "cpu", "--epochs", "1", "-w", str(tmp_path / "work")]
+    assert train.main(command) == 0
+    assert built.count("cpu") == 2  # folds
+    assert set(built) == {"cpu", "meta"}  # on which nothing is computed
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "melresnet", "mobilenetv3_small_100"])
+def test_operations_are_counted_without_a_network(name: str) -> None:
+    state = torch.random.get_rng_state()
+    shape = outline(name, 3, RUN.features)
+    assert torch.equal(state, torch.random.get_rng_state())
+    run = dataclasses.replace(RUN, model=name)
+    share = training.tuning.muon_share(build_network(name, 3, RUN.features), run)
+    assert training.tuning.muon_share(shape, run) == share > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ from arg import (
 )
 from system.devices import pick_precision
 from system.errors import UserError
+from system.extensions import REGISTERED, load, with_options
+from system.options import to_plain
 from training.runs import fold_folder, started_run
 
 if TYPE_CHECKING:
@@ -74,7 +77,7 @@ def resolve(config: TrainConfig, store: Store, fold: Fold, device: torch.device 
         settings["epochs"] = default_epochs(len(labels) * (store.folds - 1) // store.folds)
     if asked.optimizer == "auto":
         settings["optimizer"] = "muon"
-    rate, decay = OPTIMIZERS[settings["optimizer"]]
+    rate, decay = usual_rates(settings["optimizer"])
     settings["lr"] = rate if asked.lr is None else asked.lr
     settings["weight_decay"] = decay if asked.weight_decay is None else asked.weight_decay
     run = RunConfig(
@@ -89,17 +92,38 @@ def resolve(config: TrainConfig, store: Store, fold: Fold, device: torch.device 
         folds_hash=store.folds_hash,
         weights=TIMM_WEIGHTS if config.pretrained else str(config.weights or ""),
         limit=config.limit,
+        extensions=load(config.extensions),
+        parts=_parts(config, settings),
     )
     if asked.optimizer == "auto":
         run = _with_affordable_optimizer(run)
     return _with_largest_batch(config, run, store, device) if asked.batch_size == "auto" else run
 
 
+def usual_rates(optimizer: str) -> tuple[float, float]:
+    """The peak rate and the weight decay that an optimiser has unless others are given."""
+    if optimizer in OPTIMIZERS:
+        return OPTIMIZERS[optimizer]
+    own = REGISTERED["optimizer"][optimizer]
+    return own.lr, own.weight_decay
+
+
+def _parts(config: TrainConfig, settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The options, all of them, of what a run uses of extensions: augmentations that are given any, loss, optimiser."""
+    known = with_options()
+    used = {name: config.parts.get(name, {}) for name in (settings["loss"], settings["optimizer"])}
+    used |= {name: values for name, values in config.parts.items() if name in REGISTERED["augmentation"]}
+    if idle := set(config.parts) - set(used):
+        raise UserError(f"{min(idle)}: has options, and is not used: name it with --loss or --optimizer")
+    return {name: to_plain(known[name](**values)) for name, values in used.items() if name in known}
+
+
 def _with_affordable_optimizer(run: RunConfig) -> RunConfig:
     """`run` with AdamW where Muon's step would take more arithmetic than the network's."""
+    from model import outline
     from training.tuning import muon_share
 
-    if muon_share(run) <= 1:
+    if muon_share(outline(run.model, len(run.classes), run.features), run) <= 1:
         return run
     lr, weight_decay = OPTIMIZERS["adamw"]
     optim = dataclasses.replace(run.optim, optimizer="adamw", lr=lr, weight_decay=weight_decay)
@@ -128,7 +152,7 @@ def _with_largest_batch(config: TrainConfig, run: RunConfig, store: Store, devic
 def options_of(run: RunConfig, **others: Any) -> TrainConfig:
     """The options that `resolve` makes `run` of, for its data set; `others` are those that no run has, as its tag."""
     optim, pretrained = run.optim, run.weights == TIMM_WEIGHTS
-    usual = dict(zip(("lr", "weight_decay"), OPTIMIZERS[optim.optimizer], strict=True))
+    usual = dict(zip(("lr", "weight_decay"), usual_rates(optim.optimizer), strict=True))
     learning = vars(optim) | {name: None for name, value in usual.items() if getattr(optim, name) == value}
     return TrainConfig(
         model=run.model,
@@ -138,6 +162,7 @@ def options_of(run: RunConfig, **others: Any) -> TrainConfig:
         seed=run.seed,
         weights=Path(run.weights) if run.weights and not pretrained else None,
         pretrained=pretrained,
+        parts=run.parts,
         **others,
     )
 

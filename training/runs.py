@@ -87,7 +87,9 @@ def must_train(run: RunConfig, folder: Path, restart: bool) -> bool:
     if old.pop("folds_hash") != new.pop("folds_hash"):
         what = "stale, trained on other folds or labels"
     else:
-        changes = ", ".join(f"{key} {old[key]} -> {new[key]}" for key in new if old[key] != new[key])
+        changes = ", ".join(
+            f"{key} {old.get(key)} -> {new.get(key)}" for key in new | old if old.get(key) != new.get(key)
+        )
         what = f"{'trained' if checkpoint['finished'] else 'begun'} with other settings ({changes})"
     raise UserError(f"{folder}: {what}; --restart trains it again, --tag NAME beside it")
 

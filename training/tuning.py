@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from arg import FeatureConfig, RunConfig
 from dataset import WaveData
-from model import Classifier, build_network, layout_of
+from model import Classifier, layout_of
 from networks.muon import operations
 from system.devices import free_memory, pick_precision
 from system.errors import UserError, first_line
@@ -67,14 +67,12 @@ def apart(model: Classifier) -> Classifier:
     return copy.deepcopy(model).train()
 
 
-def muon_share(run: RunConfig) -> float:
-    """What Muon's step takes, in floating-point operations, for each that the network takes for a batch.
+def muon_share(net: nn.Module, run: RunConfig) -> float:
+    """What Muon's step takes, in floating-point operations, for each that the run's network takes for a batch.
 
     It depends on the configuration alone, so that every machine and every fold comes to the same. Under --batch-size
     auto the batch is the one that the default rate is meant for.
     """
-    with torch.random.fork_rng([]):  # initial weights
-        net = build_network(run.model, len(run.classes), run.features)
     learning = learning_operations(net, run.features) * run.optim.batch_size * run.optim.accumulate
     return sum(map(operations, net.parameters())) / max(learning, 1)
 
@@ -82,7 +80,7 @@ def muon_share(run: RunConfig) -> float:
 def learning_operations(net: nn.Module, features: FeatureConfig) -> int:
     """Floating-point operations a clip of a network's training step: backward takes twice what forward does."""
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        net.eval()(torch.zeros(1, 1, features.n_mels, features.frames))
+        net.eval()(torch.zeros(1, 1, features.n_mels, features.frames, device=next(net.parameters()).device))
     return 3 * int(counter.get_total_flops())
 
 
@@ -102,7 +100,7 @@ def expected_seconds(model: Classifier, data: WaveData) -> float:
             clips = min(4 * clips, len(wave))
         learning, looking = (seconds_a_clip(clips, learn) for learn in (True, False))
     if model.config.optim.optimizer == "muon":  # the others' steps take next to nothing
-        learning *= 1 + muon_share(model.config)
+        learning *= 1 + muon_share(probe.net, model.config)
     epochs = model.config.optim.epochs
     return epochs * len(data.train) * learning + (epochs + VIEWS) * len(data.valid) * looking
 

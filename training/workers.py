@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from arg import Fold, RunConfig, TrainConfig
 from system.devices import keep_memory
 from system.errors import Stopped, UserError
+from system.extensions import load
 from system.processes import ask_to_stop, end_of, noted_signals, start_process
 from training.fold import quieten, train_fold
 from training.table import Job, Table, summary
@@ -173,6 +174,7 @@ def _work(connection: multiprocessing.connection.Connection, config: TrainConfig
 
         from dataset import Store
 
+        load(config.extensions)
         torch.set_num_threads(threads)
         device = torch.device(name)
         if device.type == "cuda":
