@@ -70,13 +70,10 @@ def test_a_run_with_an_extension(words: list[str], work: Path, capsys: pytest.Ca
     again = parse_train(shlex.split(command_line(parse_train(command)))[2:])
     assert again == parse_train(command)
     assert options_of(config, extensions=(Path(file),)).parts == config.parts
-    for other in (words[:-1] + ["0.001"], words):  # another value, then another version of the file
+    for other in ([*words[:-1], "0.001"], words):  # another value, then another version of the file
         assert train.main([*other[1:], *TINY, "-m", "test_resnet"]) == 2
         assert "trained with other settings" in one_error_line(capsys)
         Path(file).write_text(FILES[file] + "\n# changed\n")
-        monkeypatched = extensions.REGISTERED
-        for things in monkeypatched.values():
-            things.clear()
 
 
 def test_a_network_and_a_view(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -109,8 +106,8 @@ def test_a_new_option_is_one_field(work: Path) -> None:
     assert command_line(config) == "python train.py --extension backwards.py --backwards 1.0 --least 3"
     with pytest.raises(UserError, match="--backwards 2: use 0 to 1"):
         parse_train(["--backwards", "2", "--extension", "backwards.py"])
+    extensions.REGISTERED["augmentation"].clear()
     with pytest.raises(UserError, match="unrecognized argument --backwards"):
-        extensions.REGISTERED["augmentation"].clear()
         parse_train(["--backwards", "1"])
 
 

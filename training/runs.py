@@ -87,9 +87,8 @@ def must_train(run: RunConfig, folder: Path, restart: bool) -> bool:
     if old.pop("folds_hash") != new.pop("folds_hash"):
         what = "stale, trained on other folds or labels"
     else:
-        changes = ", ".join(
-            f"{key} {old.get(key)} -> {new.get(key)}" for key in new | old if old.get(key) != new.get(key)
-        )
+        pairs = {key: (old.get(key), new.get(key)) for key in new | old}
+        changes = ", ".join(f"{key} {a} -> {b}" for key, (a, b) in pairs.items() if a != b)
         what = f"{'trained' if checkpoint['finished'] else 'begun'} with other settings ({changes})"
     raise UserError(f"{folder}: {what}; --restart trains it again, --tag NAME beside it")
 
