@@ -50,56 +50,44 @@ class PreprocessConfig(Command):
     # fmt: off
     # None: that of the store in `work`, with the options of that
     input_path: Path | None = option(
-        None, "-i", "--input-path", metavar="DIR", help="root of the data set; default: the manifest's folder"
-    )
+        None, "-i", "--input-path", metavar="DIR", help="root of the data set; default: the manifest's folder")
     work: Path = option(Path("work"), "-w", "--work", metavar="DIR", help="where results go")
     folds: int = option(
         5, "-k", "--folds", metavar="N", help="number of folds",
-        check=(lambda n: n >= 2, "at least 2 are needed to hold anything out"),
-    )
+        check=(lambda n: n >= 2, "at least 2 are needed to hold anything out"))
     seed: int = option(0, "--seed", metavar="N", help="of the split into folds (default: 0)")
     group: str = option(
         "auto", "--group", choices=("auto", "none"),
-        help="auto: keep a speaker's clips in one fold (named <speaker>_nohash_<n>, or a manifest's column)",
-    )
+        help="auto: keep a speaker's clips in one fold (named <speaker>_nohash_<n>, or a manifest's column)")
     group_pattern: str | None = option(
         None, "--group-pattern", metavar="REGEX",
-        help="finds what stays in one fold in the names: '(?P<group>[^/_]+)_'",
-    )
+        help="finds what stays in one fold in the names: '(?P<group>[^/_]+)_'")
     label_pattern: str | None = option(
         None, "--label-pattern", metavar="REGEX",
-        help="finds the labels in the names: '(?P<label>[a-z]+)_[0-9]+'; default: the folder is the label",
-    )
+        help="finds the labels in the names: '(?P<label>[a-z]+)_[0-9]+'; default: the folder is the label")
     manifest: Path | None = option(
-        None, "--manifest", metavar="CSV", help="names the clips and their labels; paths are relative to -i"
-    )
+        None, "--manifest", metavar="CSV", help="names the clips and their labels; paths are relative to -i")
     columns: tuple[tuple[str, str], ...] = option(
         (), "--columns", nargs="+", metavar="ROLE=NAME", parse=_role_and_name, show="=".join,
-        help=f"columns of the manifest, where they are not called as usual: {', '.join(MANIFEST_ROLES)}",
-    )
+        help=f"columns of the manifest, where they are not called as usual: {', '.join(MANIFEST_ROLES)}")
     download: str | None = option(
-        None, "--download", choices=ARCHIVES, help="fetch this data set first, into -i (default: its name)"
-    )
+        None, "--download", choices=ARCHIVES, help="fetch this data set first, into -i (default: its name)")
     noise: Path | None = option(
         None, "--noise", metavar="DIR",
         help="recordings for train.py --augment more to mix in, of any length, beside those of the data set's "
-        "_background_noise_; without -i the data set and options of the last run",
-    )
+        "_background_noise_; without -i the data set and options of the last run")
     relabel: Path | None = option(
         None, "--relabel", metavar="CSV",
         help="a list of suspects with an action for each clip (relabel, drop, keep), to be kept on record; none: take "
-        "all decisions back; without -i the data set and options of the last run",
-    )
+        "all decisions back; without -i the data set and options of the last run")
     strict: bool = option(False, "--strict", help="fail in place of leaving out or flagging a clip")
     sample_rate: int | None = option(
         None, "--sample-rate", metavar="HZ", help="default: the clips' most common one",
-        check=(lambda hertz: 1000 <= hertz <= 384_000, "use 1000 to 384000 Hz"),
-    )
+        check=(lambda hertz: 1000 <= hertz <= 384_000, "use 1000 to 384000 Hz"))
     clip_seconds: float | None = option(
         None, "--clip-seconds", metavar="S",
         help="window length; default: 95th percentile of the durations, rounded up to 0.1 s",
-        check=(lambda seconds: 0 < seconds <= 3600, "use more than 0, up to 3600"),
-    )
+        check=(lambda seconds: 0 < seconds <= 3600, "use more than 0, up to 3600"))
     # fmt: on
 
     def __post_init__(self) -> None:
@@ -164,8 +152,7 @@ class SizeOptions(Options):
     # fmt: off
     size: int | None = option(
         None, "-t", "--size", metavar="N", kw_only=True, check=ENOUGH,
-        help=f"mel bands and frames of the feature; default: {SIZE}",
-    )
+        help=f"mel bands and frames of the feature; default: {SIZE}")
     n_mels: int | None = option(
         None, "--n-mels", metavar="N", check=ENOUGH, help="mel bands, where they differ from --size")
     frames: int | None = option(
@@ -190,8 +177,7 @@ class FeatureOptions(SizeOptions):
     # fmt: off
     hop_samples: int | None = option(  # then there are as many frames as it gives
         None, "--hop", metavar="N", help="samples from frame to frame, instead of --frames",
-        check=(lambda samples: samples >= 1, "use at least 1 sample"),
-    )
+        check=(lambda samples: samples >= 1, "use at least 1 sample"))
     n_fft: int | None = option(
         None, "--n-fft", metavar="N", help="samples of a frame; default: 2048 at 16 kHz, in proportion at other rates",
         check=(lambda n: n >= 16 and n % 2 == 0, "use an even number from 16"),  # an odd one gives a frame less
@@ -258,12 +244,10 @@ class AugmentOptions(Options):
         "base", "--augment", choices=tuple(AUGMENT_PRESETS), help="more: masks and background noise too")
     speed: float | None = option(
         None, "--speed", metavar="SHARE", help=f"change of a clip's speed; default: {AugmentConfig.speed:g}, or none",
-        check=(lambda share: 0 <= share < 1, "use a share from 0 up to 1"),
-    )
+        check=(lambda share: 0 <= share < 1, "use a share from 0 up to 1"))
     mixup_alpha: float | None = option(
         None, "--mixup", metavar="ALPHA", help="of the Beta distribution; default: 0, none",
-        check=(lambda alpha: alpha >= 0, "use 0 (none) or more"),
-    )
+        check=(lambda alpha: alpha >= 0, "use 0 (none) or more"))
     # fmt: on
 
     def resolve(self) -> AugmentConfig:
@@ -286,49 +270,39 @@ class OptimOptions(Options):
     # fmt: off
     epochs: int | None = option(
         None, "--epochs", metavar="N", check=(lambda n: n >= 1, "use at least 1"),
-        help=f"passes over the clips; default: {EPOCHS[0]}, or more where there are few clips",
-    )
+        help=f"passes over the clips; default: {EPOCHS[0]}, or more where there are few clips")
     batch_size: int | str = option(
         64, "--batch-size", metavar="N", parse=_batch_size,
         help="clips a batch; auto: the largest that fits, the rate scaled from 64 clips a batch",
-        check=(lambda n: n == "auto" or n >= 2, "use at least 2 (batch normalisation)"),
-    )
+        check=(lambda n: n == "auto" or n >= 2, "use at least 2 (batch normalisation)"))
     accumulate: int = option(
         1, "--accumulate", metavar="N", help="batches a step of the optimiser",
-        check=(lambda n: n >= 1, "use at least 1 batch a step"),
-    )
+        check=(lambda n: n >= 1, "use at least 1 batch a step"))
     optimizer: str = option(
         "auto", "--optimizer", choices=lambda: ("auto", *OPTIMIZERS, *REGISTERED["optimizer"]),
-        help="sgd is Nesterov's; auto: muon, or adamw where muon would more than double the arithmetic",
-    )
+        help="sgd is Nesterov's; auto: muon, or adamw where muon would more than double the arithmetic")
     lr: float | None = option(
         None, "--lr", metavar="RATE", help=f"peak; default: {RATES}",
-        check=(lambda rate: rate > 0, "use a positive rate"),
-    )
+        check=(lambda rate: rate > 0, "use a positive rate"))
     weight_decay: float | None = option(
         None, "--weight-decay", metavar="X", help=f"default: {DECAYS}", check=(lambda x: x >= 0, "use 0 or more"))
     warmup: float = option(
         0.1, "--warmup", metavar="SHARE", help="share of the steps", check=(lambda x: 0 <= x < 1, "use 0 up to 1"))
     ema_decay: float = option(
         0.999, "--ema", metavar="X", help="decay of the averaged weights; 0: none",
-        check=(lambda x: 0 <= x < 1, "use 0 (none) up to 1"),
-    )
+        check=(lambda x: 0 <= x < 1, "use 0 (none) up to 1"))
     grad_clip: float = option(
         0.0, "--grad-clip", metavar="NORM", help="largest norm of the gradient; default: none",
-        check=(lambda norm: norm >= 0, "use a positive norm, or 0 for none"),
-    )
+        check=(lambda norm: norm >= 0, "use a positive norm, or 0 for none"))
     loss: str = option(
         "cross-entropy", "--loss", choices=lambda: ("cross-entropy", *REGISTERED["loss"]),
-        help="of each clip; others by --extension",
-    )
+        help="what is minimised; extensions add others")
     label_smoothing: float = option(
         0.0, "--label-smoothing", metavar="SHARE", help="spread over all classes (default: 0)",
-        check=(lambda share: 0 <= share < 1, "use 0 up to 1"),
-    )
+        check=(lambda share: 0 <= share < 1, "use 0 up to 1"))
     ohem: float = option(
         1.0, "--ohem", metavar="SHARE", help="learn from this share of a batch, the hardest",
-        check=(lambda share: 0 < share <= 1, "use a share above 0, up to 1 (1: every clip)"),
-    )
+        check=(lambda share: 0 < share <= 1, "use a share above 0, up to 1 (1: every clip)"))
     precision: str = option(  # "auto" stays in the record: what it is depends on the device, which may be another later
         "auto", "--precision", choices=("auto", "32", "bf16", "16"), help="auto: 32 on a CPU, half on a GPU")
     compile: bool = option(False, "--compile", help="run the network through torch.compile")
@@ -430,44 +404,35 @@ class TrainConfig(Command):
     # fmt: off
     input_path: Path | None = option(
         None, "-i", "--input-path", metavar="DIR", group="what to train",
-        help="root of the data set: prepared first where --work is not",
-    )
-    work: Path = option(
-        Path("work"), "-w", "--work", metavar="DIR", help="what preprocess.py made")
+        help="root of the data set: prepared first where --work is not")
+    work: Path = option(Path("work"), "-w", "--work", metavar="DIR", help="what preprocess.py made")
     model: str = option(MODEL, "-m", "--model", metavar="NAME", help="any timm network")
     folds: tuple[Fold, ...] | None = option(
         None, "-f", "--fold", metavar="F", parse=_train_folds, show=joined,
-        help="an index, a list (0,2), all, or full (every clip) (default: all)",
-    )
+        help="an index, a list (0,2), all, or full (every clip) (default: all)")
     gpus: tuple[str, ...] | None = option(
         None, "-g", "--gpu", metavar="G", parse=_gpus, show=joined,
         help="index of a GPU, or cpu; a list (0,1,2 or cpu,cpu): as many folds side by side, a process each; "
-        "default: a GPU where there is one",
-    )
+        "default: a GPU where there is one")
     tag: str = option(
         "", "--tag", help="ends the run's name: another setting beside the first",
-        check=(lambda tag: re.fullmatch(r"[\w.-]*", tag) is not None, "use letters, digits and . _ -"),
-    )
+        check=(lambda tag: re.fullmatch(r"[\w.-]*", tag) is not None, "use letters, digits and . _ -"))
     limit: int = option(
         0, "--limit", metavar="N", help="use N training clips, a dry run; default: all",
-        check=(lambda n: n >= 0, "use a number of clips, or 0 for all"),
-    )
+        check=(lambda n: n >= 0, "use a number of clips, or 0 for all"))
     restart: bool = option(False, "--restart", help="train a finished fold again")
     logger: str = option(
         "csv", "--logger", choices=("csv", "tensorboard"),
-        help="csv: history.csv, always written; tensorboard: its events, too (pip install tensorboard)",
-    )
+        help="csv: history.csv, always written; tensorboard: its events, too (pip install tensorboard)")
     features: FeatureOptions = part(FeatureOptions, "feature")
     optim: OptimOptions = part(OptimOptions, "training")
     augment: AugmentOptions = part(AugmentOptions, "training")
     seed: int = option(
         0, "--seed", metavar="N", help="of initial weights, order and augmentation (default: 0)",
-        check=(lambda seed: seed >= 0, "use 0 or more"),
-    )
+        check=(lambda seed: seed >= 0, "use 0 or more"))
     weights: Path | None = option(
         None, "--weights", metavar="FILE", help="start from this file: timm's, or a checkpoint")
-    pretrained: bool = option(
-        False, "--pretrained", help="start from timm's weights (downloads them)")
+    pretrained: bool = option(False, "--pretrained", help="start from timm's weights (downloads them)")
     extensions: tuple[Path, ...] = _extensions()
     parts: dict[str, dict[str, Any]] = registered()  # the options of what extensions register, by its name
     # fmt: on
@@ -520,15 +485,13 @@ class InferenceConfig(Command):
     features: SizeOptions = part(SizeOptions)
     models: tuple[str, ...] = option(
         (), "-m", "--model", metavar="NAMES", parse=_names, show=joined,
-        help=f"one timm name or several: a,b; default: {MODEL}",
-    )
+        help=f"one timm name or several: a,b; default: {MODEL}")
     tag: str = option("", "--tag", help="of the runs")
     named: tuple[str, ...] = option(
         (), "--runs", nargs="+", metavar="RUN", help="folders under runs/, instead of -t, -m and --tag")
     folds: tuple[Fold, ...] = option(  # (): all that the runs have or, for a weighted ensemble, those of ensemble.json
         (), "-f", "--folds", metavar="N", parse=_inference_folds, show=_shown_folds,
-        help="folds 0 to N-1, a list (0,2; one fold alone: 0,), or full; default: all of the run, or ensemble.json's",
-    )
+        help="folds 0 to N-1, a list (0,2; one fold alone: 0,), or full; default: all of the run, or ensemble.json's")
     gpu: str | None = option(
         None, "-g", "--gpu", metavar="G", help="index of a GPU, or cpu; default: a GPU where there is one")
     tta: bool = option(
@@ -536,8 +499,7 @@ class InferenceConfig(Command):
     output: Path = option(Path("submission.csv"), "-o", "--output", metavar="CSV", help="to write")
     ensemble: str = option(  # weighted: the runs are ensemble.json's
         "soft", "--ensemble", choices=("soft", "hard", "weighted"),
-        help="mean of the probabilities, majority vote, or the runs, views and weights that report.py found best",
-    )
+        help="mean of the probabilities, majority vote, or the runs, views and weights that report.py found best")
     sample_submission: Path | None = option(
         None, "--sample-submission", metavar="CSV", help="header and order to keep; default: the data set's")
     on_bad_clip: str = option(
@@ -550,9 +512,8 @@ class InferenceConfig(Command):
     check: Path | None = option(
         None, "--check", metavar="CSV",
         help="say whether this submission would be accepted, and how its labels look; goes with "
-        + ", ".join(f"--{name.replace('_', '-')}" for name in WITH_CHECK),
-    )
-    views: tuple[str, ...] = option((), "--view", metavar="NAME", repeat=True, help="average this one, too")
+        + ", ".join(f"--{name.replace('_', '-')}" for name in WITH_CHECK))
+    views: tuple[str, ...] = option((), "--view", metavar="NAME", repeat=True, help="average this view of an extension, too")
     extensions: tuple[Path, ...] = _extensions()
     # fmt: on
 
@@ -609,8 +570,7 @@ class ReportConfig(Command):
         None, "--subject", metavar="RUN", help="whose errors are shown: a run, or ensemble; default: the best of them")
     compare: tuple[str, str] | None = option(
         None, "--compare", nargs=2, metavar=("A", "B"),
-        help="compare two runs, or a run and ensemble, and write nothing",
-    )
+        help="compare two runs, or a run and ensemble, and write nothing")
     export: Path | None = option(
         None, "--export", metavar="CSV", help="write suspected labels, to edit and give to preprocess.py --relabel")
     audio: bool = option(True, "--no-audio", help="no clips to listen to in the page")
