@@ -81,6 +81,7 @@ class PreprocessConfig(Command):
         help="a list of suspects with an action for each clip (relabel, drop, keep), to be kept on record; none: take "
         "all decisions back; without -i the data set and options of the last run")
     strict: bool = option(False, "--strict", help="fail in place of leaving out or flagging a clip")
+    picture: bool = option(False, "--picture", help="draw durations, levels and classes: audit.png")
     sample_rate: int | None = option(
         None, "--sample-rate", metavar="HZ", help="default: the clips' most common one",
         check=(lambda hertz: 1000 <= hertz <= 384_000, "use 1000 to 384000 Hz"))
@@ -113,7 +114,8 @@ class PreprocessConfig(Command):
             return dataclasses.replace(self, input_path=root)
         last = self.relabel is not None or self.noise is not None
         require(last, "give the data set: -i DIR, --manifest CSV or --download NAME")
-        other = [name.replace("_", "-") for name in given if name not in ("work", "noise", "relabel", "strict")]
+        free = ("work", "noise", "relabel", "strict", "picture")
+        other = [name.replace("_", "-") for name in given if name not in free]
         alone = f"--{'relabel' if self.relabel else 'noise'} alone keeps the options of the last run"
         require(not other, f"--{''.join(other[:1])}: give -i too; {alone}")
         return self

@@ -8,14 +8,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from arg import parse_preprocess
+from arg import TrainConfig, parse_preprocess
 from preprocessing.pipeline import preprocess
 from system.console import command
+from system.options import command_line
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    preprocess(parse_preprocess(argv))
+    config = parse_preprocess(argv)
+    if preprocess(config) and (config.work / "runs").is_dir():
+        from training.runs import warn_of_stale_runs
+
+        warn_of_stale_runs(config.work)
+    print(f"next: {command_line(TrainConfig(work=config.work))}")
 
 
 if __name__ == "__main__":

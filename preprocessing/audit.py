@@ -1,19 +1,15 @@
-"""What is odd about clips: levels, flags, and a picture of them all."""
+"""What is odd about clips: levels and flags."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from system.files import forget_pages, replacing
+from system.files import forget_pages
 
-if TYPE_CHECKING:
-    from pandas import DataFrame
 if TYPE_CHECKING:
     from pandas import DataFrame
 
@@ -147,58 +143,12 @@ def flags(table: DataFrame, sample_rate: int) -> list[str]:
     return [" ".join(name for name, on in zip(found, row, strict=True) if on) for row in rows]
 
 
-def draw_audit(table: DataFrame, classes: Sequence[str], sample_rate: int, path: Path) -> None:
-    """Write a PNG of the clips in `table`: durations, levels, and clips of each class.
-
-    `table` has label, length (samples at `sample_rate`, Hz), peak_db and rms_db; clips of no class in `classes` count
-    for durations and levels alone.
-    """
-    from matplotlib.figure import Figure
-
-    columns = -(-len(classes) // 50)
-    rows = -(-len(classes) // columns)
-    bars_height = 0.9 + 0.17 * max(rows, 4)
-    figure = Figure(figsize=(11, 3 + bars_height), layout="constrained")
-    parts: Any = figure.subfigures(2, 1, height_ratios=(3, bars_height))  # typed as one of them
-    above, below = parts
-
-    durations, levels = above.subplots(1, 2)
-    durations.hist(table["length"] / sample_rate, bins=50, color="C0")
-    durations.set(xlabel="duration (s)", ylabel="clips", yscale="log", title=f"{len(table):,} clips")
-    edges = np.arange(FLOOR_DB, 1.5, 1.5)
-    for name, label in (("peak_db", "peak"), ("rms_db", "RMS")):
-        levels.hist(table[name], bins=edges, alpha=0.6, label=label)
-    levels.set(xlabel="level (dB re full scale)", ylabel="clips", yscale="log", title="levels")
-    levels.legend()
-
-    count = table["label"].value_counts().reindex(classes, fill_value=0)
-    middle = float(count.median())
-    axes = below.subplots(1, columns, sharex=True, squeeze=False)[0]
-    for column, part in zip(axes, np.array_split(np.arange(len(classes)), columns), strict=True):
-        column.barh(range(len(part)), count.iloc[part], color="C0", height=0.8)
-        column.axvline(middle, color="C3", linewidth=1)
-        column.set_yticks(range(len(part)), [short(classes[row]) for row in part], fontsize=8)
-        column.set(ylim=(max(rows, 4) - 0.4, -0.6), xlabel="clips")
-        column.margins(y=0)
-    below.suptitle(f"clips of each of {len(classes)} classes (line: the median, {middle:,.0f})", fontsize=11)
-    with replacing(path) as beside:
-        figure.savefig(beside, format="png", dpi=110)
-
-
-def short(name: str) -> str:
-    """A class name for a picture: not too long, and no formula even with dollar signs."""
-    name = name if len(name) <= 24 else f"{name[:23]}…"
-    return name.replace("$", r"\$")
-
-
 def flag_clips(clips: DataFrame, sample_rate: int) -> list[str]:
-    """What is odd about each clip, words with spaces between: audit.flags, and what comparing clips tells.
+    """What is odd about each clip, words with spaces between: `flags`, and what comparing clips tells.
 
     truncated: the file ends before its header says; near-duplicate: of another clip; two-labels: and training clips
     of the cluster bear different ones; in-train: a test clip that is a duplicate, near or exact, of a training clip.
     """
-    from preprocessing.audit import flags
-
     heard = clips["split"] != "noise"
     train, test = clips[clips["split"] == "train"], clips["split"] == "test"
     labels = train[train["cluster"] != ""].groupby("cluster")["label"].nunique()

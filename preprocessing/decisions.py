@@ -1,4 +1,4 @@
-"""preprocessing.decisions."""
+"""A person's decisions about clips: the list that is edited, the record of them, and what they change."""
 
 from __future__ import annotations
 
@@ -71,6 +71,11 @@ def read_record(work: Path) -> Record:
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{path} cannot be read ({error}): mend it, or delete it to take all decisions back") from None
     return {decision.fname: decision for decision in decisions}
+
+
+def forget_folds(record: Record) -> Record:
+    """`record` without the folds of its clips."""
+    return {fname: dataclasses.replace(decision, fold=-1) for fname, decision in record.items()}
 
 
 def record_text(record: Record) -> str:
@@ -162,8 +167,8 @@ def unshielded(text: str) -> str:
     return text[1:] if re.match(r"'+[=+\-@]", text) else text
 
 
-def apply_record(table: DataFrame, record: Record) -> list[str]:
-    """Change label and reason in `table` (fname, label, split, reason, digest, length) as decided; returns warnings.
+def apply_record(table: DataFrame, record: Record) -> tuple[DataFrame, list[str]]:
+    """`table` (fname, label, split, reason, digest, length) with label and reason as decided, and what to say of it.
 
     A decision is about a recording: copies to the sample that bear the same label in the data set, and that nobody
     decided about, share it. Else a relabelled clip would contradict its copies, and one of them take the place of a
@@ -173,7 +178,7 @@ def apply_record(table: DataFrame, record: Record) -> list[str]:
     from preprocessing.files import some
 
     if not record:
-        return []
+        return table, []
     train = table[(table["split"] == "train") & (table["reason"] == "")]
     label, reason = table["label"].to_list(), table["reason"].to_list()
     row_of = dict(zip(train["fname"], train.index.tolist(), strict=True))
@@ -195,11 +200,11 @@ def apply_record(table: DataFrame, record: Record) -> list[str]:
             elif decision.action == DROP:
                 why = f", as is {decision.fname}, of the same audio" if fname != decision.fname else ""
                 reason[row_of[fname]] = f"dropped by {decision.source}{why}"
-    table["label"], table["reason"] = label, reason
+    table = table.assign(label=label, reason=reason)
     notes = []
     if void:
         notes.append(f"in {RECORD} without effect, as the clip is gone or has another label now: {some(void, 'clip')}")
     left = {label[row] for row in row_of.values() if not reason[row]}
     if lost := sorted(set(train["label"]) - left):
         notes.append(f"no clip is left, by what {RECORD} says, of {some(lost, 'class', 'classes')}")
-    return notes
+    return table, notes

@@ -32,6 +32,7 @@ from system.processes import watchdog
 if TYPE_CHECKING:
     from preprocessing.files import File
 
+Floats = NDArray[np.float32]
 CHUNK_FILES = 32  # files that a decoding process takes at a time
 CHUNK_BYTES = 4 << 20  # ... or fewer, where they are long
 BLOCK_VALUES = 1 << 18  # of a long file, read at a time: frames x channels
@@ -70,6 +71,7 @@ class _Chunk(NamedTuple):
 
     samples: Path
     audios: list[Audio]
+    bands: Floats  # (usable files, bands), as `spectral_bands` has them, or (0, 0)
 
 
 def decode_stream(files: Sequence[File], sample_rate: int, scratch: Path) -> Generator[Decoded, None, None]:
@@ -78,7 +80,7 @@ def decode_stream(files: Sequence[File], sample_rate: int, scratch: Path) -> Gen
     Samples pass through `scratch`, a folder that is made and removed. What is not asked for is not decoded.
     """
     with _folder(scratch):
-        for path, audios in _decode_chunks(files, sample_rate, scratch):
+        for path, audios, _ in _decode_chunks(files, sample_rate, scratch, compare=False):
             # copy on write, only since torch asks for memory that may be written
             waves = np.memmap(path, "<i2", "c") if path.stat().st_size else np.empty(0, np.int16)
             path.unlink()  # the map keeps the samples
@@ -91,13 +93,15 @@ def decode_files(
     sample_rate: int,
     waves: Path,
     note_down: Callable[[list[tuple[File, Audio]]], None] = lambda chunk: None,
-) -> list[Audio]:
+) -> tuple[list[Audio], Floats]:
     """Decode `files` on all cores and append their samples, in their order, to `waves`.
 
-    `note_down` is given each chunk of files when its samples are there.
+    Returns the audio of each, and the `spectral_bands` of those that have some, (usable files, bands). `note_down` is
+    given each chunk of files when its samples are there.
     """
+    parts = [np.empty((0, 0), np.float32)]
     if not files:
-        return []
+        return [], parts[0]
     waves.parent.mkdir(parents=True, exist_ok=True)
     scratch = waves.parent / SCRATCH
     with _folder(scratch), waves.open("ab") as out:
@@ -105,19 +109,21 @@ def decode_files(
 
         def written() -> Iterator[Audio]:
             rest = iter(files)
-            for samples, audios in _decode_chunks(files, sample_rate, scratch):
+            for samples, audios, bands in _decode_chunks(files, sample_rate, scratch, compare=True):
                 start = out.tell() // 2
                 with samples.open("rb") as decoded:
                     shutil.copyfileobj(decoded, out, COPY_BYTES)
                 samples.unlink()
                 out.flush()
                 placed = [a._replace(offset=start + a.offset) if a.length else a for a in audios]
+                if len(bands):
+                    parts.append(bands)
                 note_down(list(zip(islice(rest, len(placed)), placed, strict=True)))
                 yield from placed
 
         done = list(progress(written(), len(files), "decoding"))
         os.fsync(out.fileno())
-    return done
+    return done, np.concatenate(parts[1:] or parts)
 
 
 @contextlib.contextmanager
@@ -131,13 +137,14 @@ def _folder(scratch: Path) -> Iterator[None]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _decode_chunks(files: Sequence[File], sample_rate: int, scratch: Path) -> Iterator[_Chunk]:
+def _decode_chunks(files: Sequence[File], sample_rate: int, scratch: Path, compare: bool) -> Iterator[_Chunk]:
     """`_read_chunk` of all files in order."""
 
     def lost(_: str, reason: str) -> _Chunk:
-        return _Chunk(_Samples(scratch).close(), [Audio(reason=f"unreadable: its decoder {reason}")])
+        audio = Audio(reason=f"unreadable: its decoder {reason}")
+        return _Chunk(_Samples(scratch).close(), [audio], np.empty((0, 0), np.float32))
 
-    read = partial(_read_chunk, sample_rate=sample_rate, scratch=scratch)
+    read = partial(_read_chunk, sample_rate=sample_rate, scratch=scratch, compare=compare)
     return isolated(read, _chunks(files), lost)
 
 
@@ -200,9 +207,15 @@ class _Samples:
         return Path(self._file.name)
 
 
-def _read_chunk(paths: list[str], sample_rate: int, scratch: Path, patience: float = STALL_SECONDS) -> _Chunk:
-    """Decode several files; this process ends where nothing can be read for `patience` seconds."""
+def _read_chunk(
+    paths: list[str], sample_rate: int, scratch: Path, compare: bool = True, patience: float = STALL_SECONDS
+) -> _Chunk:
+    """Decode several files; this process ends where nothing can be read for `patience` seconds.
+
+    With `compare`, what near duplicates are found by comes with it, computed here, while samples are in the cache.
+    """
     from preprocessing.audit import measure
+    from preprocessing.duplicates import spectral_bands
 
     samples, audios = _Samples(scratch), []
     with watchdog(patience) as progressed:
@@ -218,13 +231,17 @@ def _read_chunk(paths: list[str], sample_rate: int, scratch: Path, patience: flo
                     reason = f"unreadable: {reason or type(error).__name__}"
                 audios.append(Audio(reason=" ".join(reason.replace("Error : ", "").split()).rstrip(".")))
                 continue
-            progressed()
+            progressed(math.inf)
             wave = samples.since(start)
             peak_db, rms_db, dc, clipped = measure(wave)
             # As many digits as mean something, so that the table is the same everywhere; + 0.0: there is no -0.0.
             levels = round(peak_db, 2) + 0.0, round(rms_db, 2) + 0.0, round(dc, 5) + 0.0, round(clipped, 6)
             audios.append(Audio(start, len(wave), rate, channels, digest_of(wave), *levels, truncated))
-    return _Chunk(samples.close(), audios)
+    written, bands = samples.close(), np.empty((0, 0), np.float32)
+    if compare and len(samples):
+        offset, length = np.array([audio[:2] for audio in audios if audio.length], np.int64).T
+        bands = spectral_bands(np.memmap(written, "<i2", "r"), offset, length, sample_rate)
+    return _Chunk(written, audios, bands)
 
 
 def digest_of(samples: NDArray[np.int16]) -> str:

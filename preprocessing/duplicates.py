@@ -40,14 +40,20 @@ BATCH_BYTES = 1 << 21  # of float32 samples at a time: about what stays in the c
 
 
 def near_duplicates(
-    waves: NDArray[np.int16], offset: Ints, length: Ints, sample_rate: int, processes: int | None = None
+    waves: NDArray[np.int16],
+    offset: Ints,
+    length: Ints,
+    sample_rate: int,
+    processes: int | None = None,
+    bands: Floats | None = None,
 ) -> Ints:
     """Which clips are one recording, (n,): the number of each clip's cluster, that of the cluster's first clip.
 
     Found again: a recording that was shifted, made louder or softer, re-encoded, resampled or made noisier; another
     take is another recording. `waves` holds all clips, (samples,); `offset` and `length` (n,) say which samples are
     whose. Of a clip longer than WINDOW_SECONDS, only the loudest part of that length counts. `processes` threads work
-    (default: one a core); the result is the same for any number.
+    (default: one a core); the result is the same for any number. `bands`, (n, bands), are the clips' `spectral_bands`
+    where they are known, else NaN.
 
     1. A fingerprint that neither shift nor gain changes: the magnitude spectrum in narrow bands. Its distance is
        Hellinger's.
@@ -58,7 +64,7 @@ def near_duplicates(
     """
     clips = _Clips(waves, np.asarray(offset, np.int64), np.asarray(length, np.int64), sample_rate)
     with ThreadPoolExecutor(processes or cores()) as pool:  # threads do: numpy and scipy release the interpreter
-        prints, sound = _fingerprints(clips, pool)
+        prints, sound = _fingerprints(clips, pool, bands)
         row = np.zeros(len(offset), np.int64)
         row[sound] = np.arange(len(sound))
 
@@ -135,6 +141,17 @@ class _Clips:
         bins = slice(self.bands.start * per_band, self.bands.stop * per_band)
         return scipy.fft.rfft(wave, overwrite_x=True)[:, bins], rms
 
+    def no_bands(self) -> Floats:
+        return np.zeros((len(self.start), self.bands.stop - self.bands.start), np.float32)
+
+    def band_magnitudes(self, rows: Ints, size: int) -> Floats:
+        """(rows,) -> square roots of the shares that bands have in the energy, (rows, bands); zeros without sound."""
+        spectrum, rms = self.spectra(rows, size)
+        power = spectrum.real**2 + spectrum.imag**2
+        power = power.reshape(len(rows), -1, size // self.smallest).sum(2)  # (rows, bands)
+        power[rms < QUIET] = 0
+        return np.sqrt(power / np.maximum(power.sum(1, keepdims=True), 1e-12))
+
     def correlations(self, pairs: Ints, pool: ThreadPoolExecutor) -> Floats:
         """(pairs, 2) rows -> the peak of each pair's correlation, (pairs,) from 0 to 1, at any lag and polarity."""
         import scipy.fft
@@ -168,24 +185,30 @@ def _whitened(spectrum: NDArray[np.complex64]) -> NDArray[np.complex64]:
     return spectrum / np.sqrt(energy + 1e-12)
 
 
-def _fingerprints(clips: _Clips, pool: ThreadPoolExecutor) -> tuple[Floats, Ints]:
+def spectral_bands(waves: NDArray[np.int16], offset: Ints, length: Ints, sample_rate: int) -> Floats:
+    """The magnitude spectrum of each clip in narrow bands, (n, bands), of unit energy; zeros where there is no sound.
+
+    Arguments are those of `near_duplicates`.
+    """
+    clips = _Clips(waves, offset, length, sample_rate)
+    bands = clips.no_bands()
+    for size, rows in clips.batches(clips.size):
+        bands[rows] = clips.band_magnitudes(rows, size)
+    return bands
+
+
+def _fingerprints(clips: _Clips, pool: ThreadPoolExecutor, known: Floats | None) -> tuple[Floats, Ints]:
     """Fingerprints of the clips that hold any sound, (rows, up to DIMENSIONS), and which they are, (rows,)."""
-    bands = np.zeros((len(clips.start), clips.bands.stop - clips.bands.start), np.float32)
-    sound = np.zeros(len(bands), bool)
+    bands = clips.no_bands() * np.float32(np.nan) if known is None else known
+    missing = np.flatnonzero(np.isnan(bands[:, 0]))
 
     def look(task: tuple[int, Ints]) -> None:
-        size, rows = task
-        spectrum, rms = clips.spectra(rows, size)
-        power = spectrum.real**2 + spectrum.imag**2
-        per_band = size // clips.smallest
-        power = (power.reshape(-1, per_band) @ np.ones(per_band, np.float32)).reshape(len(rows), -1)  # (rows, bands)
-        total = power.sum(1, keepdims=True)
-        bands[rows] = np.sqrt(power / np.maximum(total, 1e-12))
-        sound[rows] = rms >= QUIET
+        size, part = task
+        bands[missing[part]] = clips.band_magnitudes(missing[part], size)
         clips.forget()
 
-    list(pool.map(look, clips.batches(clips.size)))
-    rows = np.flatnonzero(sound)
+    list(pool.map(look, clips.batches(clips.size[missing])))
+    rows = np.flatnonzero(bands.any(1))
     bands = bands[rows]
     some = bands[:: max(1, len(bands) // 4096)]
     if len(some):
@@ -267,12 +290,13 @@ def _clusters(n: int, pairs: Ints, confirm: Callable[[Ints], Ints]) -> Ints:
     return cluster
 
 
-def reject_duplicates(table: DataFrame) -> None:
-    """Give a reason to training clips whose decoded audio another one has too.
+def reject_duplicates(table: DataFrame) -> DataFrame:
+    """`table` with a reason for training clips whose decoded audio another one has too.
 
     Under one label the first by name is kept; under several, none can be trusted.
     """
     train = table[(table["split"] == "train") & (table["reason"] == "")]
+    reason = table["reason"].to_list()
     repeated = train[train.duplicated(["digest", "length"], keep=False)]
     for _, same in repeated.groupby(["digest", "length"]):
         clips = list(zip(same.index, same["fname"], same["label"], strict=True))
@@ -281,26 +305,32 @@ def reject_duplicates(table: DataFrame) -> None:
         for index, name, label in clips:
             if rival:
                 other_name, other_label = rival if label == first_label else (first_name, first_label)
-                table.loc[index, "reason"] = f"same audio as {other_name}, labelled {other_label}"
+                reason[index] = f"same audio as {other_name}, labelled {other_label}"
             elif name != first_name:
-                table.loc[index, "reason"] = f"duplicate of {first_name}"
+                reason[index] = f"duplicate of {first_name}"
+    return table.assign(reason=reason)
 
 
-def find_clusters(clips: DataFrame, old: DataFrame | None, waves: Path, sample_rate: int) -> NDArray[np.object_]:
+def find_clusters(
+    clips: DataFrame, old: DataFrame | None, waves: Path, sample_rate: int, known: tuple[Ints, Floats]
+) -> NDArray[np.object_]:
     """The near duplicates among `clips` but noise, (n,): the name of the first clip of each one's cluster, or ''.
 
-    They are looked for only where the clips are not those of `old`, an earlier table.
+    They are looked for only where the clips are not those of `old`, an earlier table. `known` is the `spectral_bands`
+    of some clips and, in order, their offsets.
     """
-    from preprocessing.duplicates import near_duplicates
-
     same = ["fname", "split", "digest"]
     if old is not None and np.array_equal(old[same].to_numpy(object), clips[same].to_numpy(object)):
         return old["cluster"].to_numpy(object)
-    heard = clips[clips["split"] != "noise"]
-    offset, length = (heard[name].to_numpy(np.int64) for name in ("offset", "length"))
-    number = near_duplicates(map_waves(waves), offset, length, sample_rate)
-    names = heard["fname"].to_numpy(object)[number]
+    sound = clips[clips["split"] != "noise"]
+    offset, length = (sound[name].to_numpy(np.int64) for name in ("offset", "length"))
+    bands = None
+    if len(known[0]):
+        at = np.searchsorted(known[0], offset).clip(max=len(known[0]) - 1)
+        bands = np.where((known[0][at] == offset)[:, None], known[1][at], np.float32(np.nan))
+    number = near_duplicates(map_waves(waves), offset, length, sample_rate, bands=bands)
+    names = sound["fname"].to_numpy(object)[number]
     names[np.bincount(number, minlength=len(number))[number] == 1] = ""
     cluster = np.full(len(clips), "", object)
-    cluster[heard.index] = names
+    cluster[sound.index] = names
     return cluster

@@ -25,14 +25,16 @@ SPLIT_NAMES = {
 }
 
 
-def read_manifest(manifest: Path, root: Path, config: PreprocessConfig, notes: list[str]) -> list[File]:
-    """A file for each row of a CSV (or a TSV), whose paths are relative to `root`; one with a reason where it fails.
+def read_manifest(manifest: Path, root: Path, config: PreprocessConfig) -> tuple[list[File], list[str]]:
+    """A file for each row of a CSV (or a TSV), whose paths are relative to `root`, and what a person should know.
+
+    A row that cannot be used is a file with a reason.
 
     All values are text: a label 007, 1e5 or 2024-01-02 stays as it is.
     """
     header, rows = read_rows(manifest)
     column = _choose_columns(manifest, header, dict(config.columns), bool(config.label_pattern))
-    notes.append("columns of the manifest: " + ", ".join(f"{role}={header[at]}" for role, at in column.items()))
+    notes = ["columns of the manifest: " + ", ".join(f"{role}={header[at]}" for role, at in column.items())]
     label_by_name, group_by_name = finder(config.label_pattern, "label"), group_finder(config)
     group_column = "group" in column and config.group != "none" and not config.group_pattern
     files: list[File] = []
@@ -82,7 +84,7 @@ def read_manifest(manifest: Path, root: Path, config: PreprocessConfig, notes: l
             validation += split == "train" and value.get("split", "").lower() not in ("", "train", "training")
     if validation:
         notes.append(f"{validation:,} validation clips of the manifest stay in training, where folds take their turn")
-    return files
+    return files, notes
 
 
 def read_rows(manifest: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,11 +47,12 @@ def scan(config: PreprocessConfig) -> DataSet:
     assert config.input_path is not None
     if not config.input_path.is_dir():
         raise UserError(f"{config.input_path}: no such folder; {LAYOUTS}")
-    root, notes = config.input_path.resolve(), list[str]()
+    root = config.input_path.resolve()
     if config.manifest:
-        where, test_root, files = config.manifest, None, read_manifest(config.manifest, root, config, notes)
+        where, test_root = config.manifest, None
+        files, notes = read_manifest(config.manifest, root, config)
     else:
-        where, test_root, files = _read_folders(root, config, notes)
+        where, test_root, files, notes = _read_folders(root, config)
     classes = {file.label for file in files if file.split == "train" and not file.reason}
     if not classes:
         why = next((f" ({file.fname}: {file.reason})" for file in files if file.reason), "")
@@ -62,16 +64,17 @@ def scan(config: PreprocessConfig) -> DataSet:
         notes.append(f"test clips taken as unlabelled, as no class is called so: {some(unknown, 'label')}")
         files = [f._replace(label="") if f.split == "test" and f.label not in classes else f for f in files]
     if config.noise:
-        files += _read_noise(config.noise, files, notes)
+        noise, more = _read_noise(config.noise, files)
+        files, notes = files + noise, notes + more
     order = {split: index for index, split in enumerate((*SPLITS, ""))}
     files.sort(key=lambda file: (order[file.split], file.fname))
     sample = root / "sample_submission.csv"
     return DataSet(root, test_root, sample if sample.is_file() else None, files, notes)
 
 
-def _read_folders(root: Path, config: PreprocessConfig, notes: list[str]) -> tuple[Path, Path | None, list[File]]:
-    """The folder of the training clips, that of the test clips, and all files, from the layout under `root`."""
-    train, test = root, None
+def _read_folders(root: Path, config: PreprocessConfig) -> tuple[Path, Path | None, list[File], list[str]]:
+    """The folder of the training clips, that of the test clips, all files, and notes, from the layout under `root`."""
+    train, test, notes = root, None, list[str]()
     if (root / "train").is_dir() and ((root / "test").is_dir() or subfolders(root / "train")):
         train = inside(root / "train")
         test = inside(root / "test") if (root / "test").is_dir() else None
@@ -90,7 +93,8 @@ def _read_folders(root: Path, config: PreprocessConfig, notes: list[str]) -> tup
     named = {file.label for file in files}
     if not config.label_pattern and (empty := [name for name in subfolders(train) if name not in named]):
         notes.append(f"no class, as there is no clip inside: {some(empty, 'folder')}")
-    files = _apply_lists(files, root, train, test, notes)
+    files, more = _apply_lists(files, root, train, test)
+    notes += more
     if test:
         files += find(test, test, "test", others, label_of, group_of)
     for folder in (root, root / "train", root / "train" / "audio"):
@@ -98,15 +102,15 @@ def _read_folders(root: Path, config: PreprocessConfig, notes: list[str]) -> tup
             files += [f._replace(label="") for f in find(folder / NOISE_FOLDER, root, "noise", others)]
     if others:
         notes.append(f"not audio by their names and ignored: {_kinds(others)}")
-    return train, test, files
+    return train, test, files, notes
 
 
 def _kinds(others: Counter[str]) -> str:
     return f"{others.total():,} files ({', '.join(f'{count:,} {kind}' for kind, count in others.most_common(3))})"
 
 
-def _read_noise(folder: Path, files: Sequence[File], notes: list[str]) -> list[File]:
-    """The recordings under `folder`, named by their full path, but those that `files` has as noise already.
+def _read_noise(folder: Path, files: Sequence[File]) -> tuple[list[File], list[str]]:
+    """The recordings under `folder`, named by their full path, but those that `files` has as noise already; notes.
 
     So they are never called like a file of the data set. UserError where there is none, or one is a clip to train on
     or to test with.
@@ -118,23 +122,21 @@ def _read_noise(folder: Path, files: Sequence[File], notes: list[str]) -> list[F
     found = sorted(file._replace(fname=file.path, label="") for file in find(top, top, "noise", others))
     if not found:
         raise UserError(f"--noise {folder}: no audio file found ({' '.join(sorted(AUDIO_SUFFIXES))}); {way_out}")
-    if others:
-        notes.append(f"not audio by their names and ignored in {folder}: {_kinds(others)}")
+    notes = [f"not audio by their names and ignored in {folder}: {_kinds(others)}"] if others else []
     resolved = functools.cache(lambda name: str(Path(name).resolve()))
 
     def place(file: File) -> tuple[str, str]:  # the same whatever links lead to its folder
-        name, _, last = file.path.rpartition("/")
-        return resolved(name), last
+        return resolved(os.path.dirname(file.path)), os.path.basename(file.path)  # noqa: PTH119, PTH120
 
     there = {place(file): file for file in files if not file.reason}
     for file in found:
         if (clip := there.get(place(file))) and clip.split != "noise":
             raise UserError(f"--noise {folder}: {printable(clip.fname)} in it is a {clip.split} clip; keep noise "
                             "outside the data set, or in a folder of it whose name begins with _")  # fmt: skip
-    return [file for file in found if place(file) not in there]
+    return [file for file in found if place(file) not in there], notes
 
 
-def _apply_lists(files: list[File], root: Path, train: Path, test: Path | None, notes: list[str]) -> list[File]:
+def _apply_lists(files: list[File], root: Path, train: Path, test: Path | None) -> tuple[list[File], list[str]]:
     """Make the clips that an official testing_list.txt names the test set, where there is no folder of test clips.
 
     Those of validation_list.txt stay in training: each fold is a validation set.
@@ -146,17 +148,18 @@ def _apply_lists(files: list[File], root: Path, train: Path, test: Path | None, 
         lines = path.read_text("utf-8-sig", errors="replace").splitlines() if path else []
         return {line.strip().replace("\\", "/").removeprefix("./") for line in lines if line.strip()}
 
+    notes = []
     if validation := read("validation_list.txt"):
         notes.append(
             f"validation_list.txt: its {len(validation):,} clips stay in training, where folds take their turn"
         )
     testing = read("testing_list.txt")
     if not testing:
-        return files
+        return files, notes
     if test:
         notes.append(f"testing_list.txt: its {len(testing):,} clips stay in training, as there is a test/ beside")
-        return files
+        return files, notes
     prefix = prefix_of(train, root)
     if absent := sorted(testing - {file.fname.removeprefix(prefix) for file in files}):
         notes.append(f"testing_list.txt names what is not there: {some(absent, 'clip')}")
-    return [f._replace(split="test") if f.fname.removeprefix(prefix) in testing else f for f in files]
+    return [f._replace(split="test") if f.fname.removeprefix(prefix) in testing else f for f in files], notes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import shlex
 import shutil
@@ -151,13 +152,19 @@ def settle(work: Path) -> None:
     (work / NEXT).rmdir()
 
 
+# A full disk, a quota, a limit of files; a read-only disk, a folder of somebody else's.
+CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+
+
 @contextlib.contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """A system error in what is done to the files in `folder` becomes a UserError that says so."""
+    """Where the files in `folder` cannot be written in the body, UserError says so."""
     try:
         yield
     except OSError as error:
+        if error.errno not in CANNOT_WRITE:
+            raise
         raise UserError(
-            f"{folder} cannot be written ({error.strerror or error}): make room, or make it writable, and run this "
-            "again; what is done is kept"
+            f"{folder} cannot be written ({error.strerror}): make room, or make it writable, and run this again; what "
+            "is done is kept"
         ) from error

@@ -24,13 +24,14 @@ def summary_lines(
     record: Record,
     notes: list[str],
 ) -> list[str]:
-    """The lines that a person checks before training."""
+    """The lines that a person checks before training; `notes` are warnings of earlier steps."""
     import pandas as pd
 
     from preprocessing.decisions import describe
     from preprocessing.files import some
     from system.paths import RECORD
 
+    notes = list(notes)
     train = clips[clips["split"] == "train"]
     test = clips[clips["split"] == "test"]
     counts = pd.crosstab(train["label"], train["fold"]).reindex(columns=range(store["folds"]), fill_value=0)
@@ -74,11 +75,13 @@ def summary_lines(
         notes.append(f"of a group that is in train: {known:,} of {len(test):,} test clips")
     if found:
         kinds = ", ".join(f"{count:,} {word}" for word, count in found.most_common())
-        lines.append(f"flagged, and kept: {kinds}; see {config.work / CLIPS} and {config.work / PICTURE}")
+        lines.append(f"flagged, and kept: {kinds}; see {config.work / CLIPS}")
     if clusters := clips.loc[clips["cluster"] != "", "cluster"].nunique():
         lines.append(f"near duplicates: {found['near-duplicate']:,} clips in {clusters:,} clusters")
     if record:
         lines.append(f"decided by hand: {describe(record)}; see {config.work / RECORD}")
+    if config.picture:
+        lines.append(f"durations, levels and clips of each class: {config.work / PICTURE}")
     lines += [f"warning: {note}" for note in notes]
 
     if len(rejected):

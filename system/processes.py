@@ -56,20 +56,21 @@ def contain(spare_bytes: int) -> None:
 
 
 @contextlib.contextmanager
-def watchdog(seconds: float) -> Iterator[Callable[[], None]]:
+def watchdog(seconds: float) -> Iterator[Callable[..., None]]:
     """End this process with status HANGS if the body goes `seconds` without calling the function that it is given.
 
-    It is a thread: it works on every system, and while C code runs that releases the interpreter.
+    That takes the seconds until it must be called again, if those are others. The dog is a thread: it works on every
+    system, and while C code runs that releases the interpreter.
     """
-    fed, over = time.monotonic(), threading.Event()
+    deadline, over = time.monotonic() + seconds, threading.Event()
 
-    def feed() -> None:
-        nonlocal fed
-        fed = time.monotonic()
+    def feed(seconds: float = seconds) -> None:
+        nonlocal deadline
+        deadline = time.monotonic() + seconds
 
     def watch() -> None:
-        while not over.wait(max(fed + seconds - time.monotonic(), 0.01)):
-            if time.monotonic() - fed >= seconds:
+        while not over.wait(min(max(deadline - time.monotonic(), 0.01), seconds)):
+            if time.monotonic() >= deadline:
                 os._exit(HANGS)
 
     threading.Thread(target=watch, name="watchdog", daemon=True).start()

@@ -90,7 +90,7 @@ def decode_folder(folder: Path, sample_rate: int, into: Path) -> tuple[pd.DataFr
     """The files under `folder` decoded to `into` as `preprocess` does it: clips and rejected files, by name."""
     files = sorted(find_clips(folder))
     table = preprocessing.pipeline._table(
-        files, preprocessing.decode.decode_files(files, sample_rate, into / system.paths.WAVES)
+        files, preprocessing.decode.decode_files(files, sample_rate, into / system.paths.WAVES)[0]
     )
     usable = table["reason"] == ""
     return (

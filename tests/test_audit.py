@@ -16,6 +16,7 @@ from scipy.spatial.distance import cdist
 
 import preprocessing.audit
 import preprocessing.duplicates
+import preprocessing.picture
 from tests import altered
 from tests.altered import to_int16
 
@@ -286,7 +287,7 @@ def test_the_picture_has_room_for_every_class(count: int, tmp_path: Path) -> Non
             "rms_db": -100.0,
         }
     )
-    preprocessing.audit.draw_audit(table, classes, RATE, tmp_path / "audit.png")
+    preprocessing.picture.draw_picture(table, classes, RATE, tmp_path / "audit.png")
     height, width, _ = imread(tmp_path / "audit.png").shape
     assert (height - 300) * -(-width // 400) >= 10 * count  # pixels for each name
     assert width < 2000

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import soundfile
 
-import preprocessing.audit
 import preprocessing.decode
+import preprocessing.picture
 import preprocessing.pipeline
 import preprocessing.store
 import preprocessing.workers
@@ -45,7 +45,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(preprocessing.decode, "CHUNK_FILES", 4)
     # Decoded here, so that what the decoding processes do on the disk is steps, too.
     monkeypatch.setattr(preprocessing.decode, "isolated", lambda task, chunks, lost: map(task, chunks))
-    monkeypatch.setattr(preprocessing.audit, "draw_audit", draw)
+    monkeypatch.setattr(preprocessing.picture, "draw_picture", draw)
     root = tmp_path / "data"
     for speaker in range(4):
         for label in ("no", "yes"):
@@ -100,14 +100,17 @@ def at_every_step(run: Callable[[], None], work: Path, before: Path | None) -> i
 def test_a_first_run(root: Path, tmp_path: Path) -> None:
     work = tmp_path / "work"
     assert (
-        at_every_step(lambda: preprocessing.pipeline.preprocess(PreprocessConfig(root, work, folds=2)), work, None) > 25
+        at_every_step(
+            lambda: preprocessing.pipeline.preprocess(PreprocessConfig(root, work, folds=2, picture=True)), work, None
+        )
+        > 25
     )
 
 
 def test_a_later_run_with_new_and_changed_clips(root: Path, tmp_path: Path) -> None:
     """The old table must not be lost before the new one counts: known clips keep their folds."""
     work, before = tmp_path / "work", tmp_path / "before"
-    preprocessing.pipeline.preprocess(PreprocessConfig(root, before, folds=2))
+    preprocessing.pipeline.preprocess(PreprocessConfig(root, before, folds=2, picture=True))
     known = dict(preprocessing.store.load_clips(before)[["fname", "fold"]].to_numpy())
     for take in range(1, 4):
         write(root, f"no/s{take}_nohash_{take}.wav", 100 + take)
@@ -115,7 +118,9 @@ def test_a_later_run_with_new_and_changed_clips(root: Path, tmp_path: Path) -> N
     write(root, "yes/s0_nohash_0.wav", 201)
     (root / "no" / "s3_nohash_0.wav").unlink()
     assert (
-        at_every_step(lambda: preprocessing.pipeline.preprocess(PreprocessConfig(root, work, folds=2)), work, before)
+        at_every_step(
+            lambda: preprocessing.pipeline.preprocess(PreprocessConfig(root, work, folds=2, picture=True)), work, before
+        )
         > 25
     )
     assert all(
@@ -127,13 +132,15 @@ def test_a_later_run_with_new_and_changed_clips(root: Path, tmp_path: Path) -> N
 def test_decisions_about_clips(root: Path, tmp_path: Path) -> None:
     """They are on record and applied, or neither; giving them again changes nothing."""
     work, before, decisions = tmp_path / "work", tmp_path / "before", tmp_path / "suspects.csv"
-    preprocessing.pipeline.preprocess(PreprocessConfig(root, before, folds=2))
+    preprocessing.pipeline.preprocess(PreprocessConfig(root, before, folds=2, picture=True))
     decisions.write_text(
         "fname,label,suggested,action\nno/s1_nohash_0.wav,no,yes,relabel\nyes/s2_nohash_0.wav,yes,no,drop\n"
     )
     assert (
         at_every_step(
-            lambda: preprocessing.pipeline.preprocess(PreprocessConfig(None, work, relabel=decisions)), work, before
+            lambda: preprocessing.pipeline.preprocess(PreprocessConfig(None, work, relabel=decisions, picture=True)),
+            work,
+            before,
         )
         > 10
     )
@@ -142,7 +149,7 @@ def test_decisions_about_clips(root: Path, tmp_path: Path) -> None:
 def test_a_store_half_replaced_is_never_read(root: Path, tmp_path: Path) -> None:
     """At any moment what a reader finds is a whole store, the old one or the new one, or none, which it says."""
     work, before = tmp_path / "work", tmp_path / "before"
-    preprocessing.pipeline.preprocess(PreprocessConfig(root, before, folds=2))
+    preprocessing.pipeline.preprocess(PreprocessConfig(root, before, folds=2, picture=True))
     write(root, "no/new_nohash_0.wav", 300)
     config = PreprocessConfig(root, work, folds=3, sample_rate=4000)
     counts = set()

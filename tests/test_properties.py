@@ -251,7 +251,6 @@ NAME = st.one_of(TEXT, AWKWARD).map(
 def test_samples_come_back_from_the_store_bit_for_bit(
     monkeypatch: pytest.MonkeyPatch, rows: list[tuple[str, str, int, int]], label: str
 ) -> None:
-    monkeypatch.setattr(preprocessing.audit, "draw_audit", lambda *_: None)  # a second each
     with tempfile.TemporaryDirectory() as folder:
         root, written = Path(folder).resolve() / "data", dict[str, NDArray[np.int16]]()
         for number, (kind, name, length, seed) in enumerate([*rows, ("a", "", 900, 1), ("b", "", 900, 2)]):

@@ -67,6 +67,20 @@ def finished_run(folder: Path) -> RunConfig | None:
     return started_run(folder, finished=True)
 
 
+def warn_of_stale_runs(work: Path) -> None:
+    """Print which folds were trained on other folds or labels than the store in `work` has now."""
+    from dataset import Store
+    from system.paths import LAST
+
+    runs, now = work / "runs", Store.open(work).folds_hash
+    folders = sorted(path.parent for path in runs.glob(f"*/fold*/{LAST}"))
+    before = [(folder.relative_to(runs).as_posix(), started_run(folder)) for folder in folders]
+    if stale := [name for name, run in before if run and run.folds_hash != now]:
+        shown = ", ".join(stale[:5]) + (", ..." if len(stale) > 5 else "")
+        print(f"warning: stale, as folds or labels have changed since they were trained: {shown}; train.py --restart "
+              "trains them again, --tag NAME beside them")  # fmt: skip
+
+
 def has_results(folder: Path, run: RunConfig) -> bool:
     """Whether the predictions of what the fold held out are there."""
     return run.fold == FULL or all((folder / name).exists() for name in ("oof.npz", "oof.csv"))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arg import RunConfig
-from preprocessing.audit import short
+from preprocessing.picture import short
 from system.errors import UserError
 from system.options import flat, to_plain
 from system.paths import EVENTS
