@@ -17,6 +17,7 @@ import inference
 import train
 from model import read_checkpoint
 from reporting.gather import COMPLETE, find_runs, held_out_clips
+from training.runs import warn_of_stale_runs
 
 RUN = "bcresnet1-20x16"
 NAMED = ["-m", "bcresnet1", "--n-mels", "20", "--frames", "16", "-g", "cpu"]
@@ -63,3 +64,18 @@ def test_a_checkpoint_of_format_2_knows_no_change_of_speed(before: Path) -> None
     del checkpoint["config"]["augment"]["speed"]
     torch.save(checkpoint, path)
     assert read_checkpoint(path)["config"].augment.speed == 0.0
+
+
+def test_only_runs_on_other_folds_or_labels_are_stale(before: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    work = before / "work"
+    table = (work / "clips.csv").read_text()
+    first = table.splitlines()[1]
+    warn_of_stale_runs(work)
+    assert capsys.readouterr().out == ""
+    (work / "clips.csv").write_text(table.replace(first, first.replace(",0,", ",1,", 1)))
+    warn_of_stale_runs(work)
+    said = capsys.readouterr().out
+    assert f"since they were trained: {RUN}/fold0, {RUN}/fold1; train.py --restart" in said
+    (work / "clips.csv").write_text(table)  # back to earlier data: the runs are good again
+    warn_of_stale_runs(work)
+    assert capsys.readouterr().out == ""

@@ -14,12 +14,12 @@ import soundfile
 
 import preprocessing.decode
 import preprocessing.picture
-import preprocessing.pipeline
 import preprocessing.store
 import preprocessing.workers
 import system.paths
 from arg import PreprocessConfig
 from preprocessing.decisions import read_record
+from preprocessing.pipeline import preprocess
 from system.errors import UserError
 from system.files import replacing
 from tests.crash import Died, dies_at
@@ -70,7 +70,7 @@ def outcome(work: Path) -> dict[str, Any]:
     }
 
 
-def at_every_step(run: Callable[[], None], work: Path, before: Path | None) -> int:
+def at_every_step(run: Callable[[], object], work: Path, before: Path | None) -> int:
     """Let `run` die at each of its steps, from what `before` holds, and go on; returns how many there are."""
 
     def begin() -> None:
@@ -99,30 +99,20 @@ def at_every_step(run: Callable[[], None], work: Path, before: Path | None) -> i
 
 def test_a_first_run(root: Path, tmp_path: Path) -> None:
     work = tmp_path / "work"
-    assert (
-        at_every_step(
-            lambda: preprocessing.pipeline.preprocess(PreprocessConfig(root, work, folds=2, picture=True)), work, None
-        )
-        > 25
-    )
+    assert at_every_step(lambda: preprocess(PreprocessConfig(root, work, folds=2, picture=True)), work, None) > 25
 
 
 def test_a_later_run_with_new_and_changed_clips(root: Path, tmp_path: Path) -> None:
     """The old table must not be lost before the new one counts: known clips keep their folds."""
     work, before = tmp_path / "work", tmp_path / "before"
-    preprocessing.pipeline.preprocess(PreprocessConfig(root, before, folds=2, picture=True))
+    preprocess(PreprocessConfig(root, before, folds=2, picture=True))
     known = dict(preprocessing.store.load_clips(before)[["fname", "fold"]].to_numpy())
     for take in range(1, 4):
         write(root, f"no/s{take}_nohash_{take}.wav", 100 + take)
     write(root, "yes/t_nohash_0.wav", 200)
     write(root, "yes/s0_nohash_0.wav", 201)
     (root / "no" / "s3_nohash_0.wav").unlink()
-    assert (
-        at_every_step(
-            lambda: preprocessing.pipeline.preprocess(PreprocessConfig(root, work, folds=2, picture=True)), work, before
-        )
-        > 25
-    )
+    assert at_every_step(lambda: preprocess(PreprocessConfig(root, work, folds=2, picture=True)), work, before) > 25
     assert all(
         known.get(name, fold) == fold
         for name, fold in preprocessing.store.load_clips(work)[["fname", "fold"]].to_numpy()
@@ -132,13 +122,13 @@ def test_a_later_run_with_new_and_changed_clips(root: Path, tmp_path: Path) -> N
 def test_decisions_about_clips(root: Path, tmp_path: Path) -> None:
     """They are on record and applied, or neither; giving them again changes nothing."""
     work, before, decisions = tmp_path / "work", tmp_path / "before", tmp_path / "suspects.csv"
-    preprocessing.pipeline.preprocess(PreprocessConfig(root, before, folds=2, picture=True))
+    preprocess(PreprocessConfig(root, before, folds=2, picture=True))
     decisions.write_text(
         "fname,label,suggested,action\nno/s1_nohash_0.wav,no,yes,relabel\nyes/s2_nohash_0.wav,yes,no,drop\n"
     )
     assert (
         at_every_step(
-            lambda: preprocessing.pipeline.preprocess(PreprocessConfig(None, work, relabel=decisions, picture=True)),
+            lambda: preprocess(PreprocessConfig(None, work, relabel=decisions, picture=True)),
             work,
             before,
         )
@@ -149,7 +139,7 @@ def test_decisions_about_clips(root: Path, tmp_path: Path) -> None:
 def test_a_store_half_replaced_is_never_read(root: Path, tmp_path: Path) -> None:
     """At any moment what a reader finds is a whole store, the old one or the new one, or none, which it says."""
     work, before = tmp_path / "work", tmp_path / "before"
-    preprocessing.pipeline.preprocess(PreprocessConfig(root, before, folds=2, picture=True))
+    preprocess(PreprocessConfig(root, before, folds=2, picture=True))
     write(root, "no/new_nohash_0.wav", 300)
     config = PreprocessConfig(root, work, folds=3, sample_rate=4000)
     counts = set()
@@ -159,7 +149,7 @@ def test_a_store_half_replaced_is_never_read(root: Path, tmp_path: Path) -> None
         died = False
         try:
             with dies_at(step, work):
-                preprocessing.pipeline.preprocess(config)
+                preprocess(config)
         except Died:
             died = True
         with contextlib.suppress(UserError):
