@@ -12,7 +12,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from preprocessing.folds import stratified, stratified_groups
 
 
-def of_sklearn(kind: Any, folds: int, seed: int, label: NDArray[Any], unit: NDArray[Any]) -> list[int]:
+def of_sklearn(kind: Any, folds: int, seed: int, label: NDArray[Any], unit: NDArray[Any] | None) -> list[int]:
     fold = np.full(len(label), -1)
     splitter = kind(folds, shuffle=True, random_state=seed)
     for index, (_, held_out) in enumerate(splitter.split(label, label, unit)):
@@ -30,7 +30,7 @@ def test_folds_are_scikit_learns(seed: int) -> None:
     label[:folds] = 0  # scikit-learn wants a class that fills all folds
     label = np.unique(label, return_inverse=True)[1]
     unit = np.unique(draw.integers(0, draw.integers(3 * folds, n + 2), n), return_inverse=True)[1]
-    assert stratified(label, folds, seed).tolist() == of_sklearn(StratifiedKFold, folds, seed, label, unit)
+    assert stratified(label, folds, seed).tolist() == of_sklearn(StratifiedKFold, folds, seed, label, None)
     if unit.max() + 1 >= folds:
         expected = of_sklearn(StratifiedGroupKFold, folds, seed, label, unit)
         assert stratified_groups(unit, label, folds, seed).tolist() == expected
