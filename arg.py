@@ -515,7 +515,8 @@ class InferenceConfig(Command):
         None, "--check", metavar="CSV",
         help="say whether this submission would be accepted, and how its labels look; goes with "
         + ", ".join(f"--{name.replace('_', '-')}" for name in WITH_CHECK))
-    views: tuple[str, ...] = option((), "--view", metavar="NAME", repeat=True, help="average this view of an extension, too")
+    views: tuple[str, ...] = option(
+        (), "--view", metavar="NAME", repeat=True, help="average this view of an extension, too")
     extensions: tuple[Path, ...] = _extensions()
     # fmt: on
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from arg import RunConfig
-from model import Classifier, read_checkpoint, save_checkpoint
+from model import Classifier, read_config, save_checkpoint
 from system.console import clock
 from system.errors import Stopped, UserError
 from system.files import replacing
@@ -312,7 +312,7 @@ class FoldFiles:
             write_history(begun["history"], self.folder)
         best: dict[str, float] = begun["best"]
         with contextlib.suppress(UserError):
-            if read_checkpoint(self.folder / BEST).get("best") == best:
+            if read_config(self.folder / BEST).get("best") == best:
                 return best
         remove(self.folder, [BEST])  # a crash came between the two files
         if best.get("epoch") != begun["epoch"] - 1 or begun["batch"]:

@@ -6,7 +6,6 @@ mistyped flag answer at once.
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -16,15 +15,16 @@ from reporting.export import export, spare_decisions
 from reporting.media import media_of, without_media
 from system.console import command
 from system.errors import UserError
+from system.options import command_line
 from system.paths import PAGE
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    report(parse_report(argv), shlex.join(["python", "report.py", *(sys.argv[1:] if argv is None else argv)]))
+    report(parse_report(argv))
 
 
-def report(config: ReportConfig, typed: str = "python report.py") -> None:
+def report(config: ReportConfig) -> None:
     """Score the runs under `config.work`, choose an ensemble of them, and write both down with what goes wrong."""
     from reporting.content import make_report
     from reporting.findings import Findings
@@ -56,7 +56,7 @@ def report(config: ReportConfig, typed: str = "python report.py") -> None:
     verdict = say(clips, runs, ensembles, comparisons, findings)
     print("\n" + "\n".join(verdict) + "\n")
     path = config.output or config.work / PAGE
-    made = f"{datetime.now():%Y-%m-%d %H:%M}, {typed}"
+    made = f"{datetime.now():%Y-%m-%d %H:%M}, {command_line(config)}"
     media = media_of(clips, runs) if config.audio else without_media
     write_page(path, make_report(clips, runs, systems, ensembles, comparisons, findings, verdict, made, media))
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, opens in any browser")

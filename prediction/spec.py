@@ -12,16 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from arg import RunConfig
+from arg import ReportConfig, RunConfig
 from system.errors import UserError
 from system.files import replacing
-from system.options import from_plain, to_plain
+from system.options import command_line, from_plain, to_plain
 from system.paths import ENSEMBLE
 
 METHODS = ("single", "mean", "greedy", "likelihood")  # the simplest first
 TEMPERATURES = (0.1, 10.0)  # looked at
 ENSEMBLE_FORMAT = 1
-AGAIN = "run python report.py again"
 
 
 @dataclass(frozen=True)
@@ -89,9 +88,10 @@ class EnsembleSpec:
     def check_trained_on(self, work: Path, run: RunConfig) -> None:
         """UserError where a run, which the ensemble is to be made of, has other classes or folds."""
         if self.classes != run.classes:
-            raise UserError(f"{work / ENSEMBLE}: made for other classes than those of the runs; {AGAIN}")
+            raise UserError(f"{work / ENSEMBLE}: made for other classes than those of the runs; {_again(work)}")
         if self.folds_hash != run.folds_hash:
-            raise UserError(f"{work / ENSEMBLE}: stale, made for other folds or labels than those of the runs; {AGAIN}")
+            what = "stale, made for other folds or labels than those of the runs"
+            raise UserError(f"{work / ENSEMBLE}: {what}; {_again(work)}")
 
 
 def write_ensemble(work: Path, spec: EnsembleSpec) -> Path:
@@ -115,9 +115,10 @@ def read_ensemble(work: Path) -> EnsembleSpec:
         for run in spec.runs:
             _check((work / "runs" / run).is_dir(), f"no run {run!r} in {work / 'runs'}")
     except FileNotFoundError:
-        raise UserError(f"{path}: not there, and --ensemble weighted needs it; run python report.py first") from None
+        first = command_line(ReportConfig(work))
+        raise UserError(f"{path}: not there, and --ensemble weighted needs it; run {first} first") from None
     except (OSError, ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise UserError(f"{path}: {error}; {AGAIN}") from error
+        raise UserError(f"{path}: {error}; {_again(work)}") from error
     return spec
 
 
@@ -128,6 +129,10 @@ def _revive(plain: Any) -> EnsembleSpec:
     _check(written == ENSEMBLE_FORMAT, f"format {written!r}, this version reads {ENSEMBLE_FORMAT}")
     spec = {**plain, "members": [from_plain(Member, member) for member in plain.get("members", [])]}
     return from_plain(EnsembleSpec, spec)
+
+
+def _again(work: Path) -> str:
+    return f"run {command_line(ReportConfig(work))} again"
 
 
 def _check(condition: bool, message: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from arg import PreprocessConfig
 from system.errors import UserError
 from system.files import flush_folder, replacing
+from system.options import command_line
 from system.paths import CLIPS, NEXT, PICTURE, REJECTED, STORE
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def map_waves(waves: Path) -> NDArray[np.int16]:
 
 
 def _prepare_again(work: Path) -> str:
-    return f"run python preprocess.py -i DATASET -w {shlex.quote(str(work))}"
+    return f"run {command_line(PreprocessConfig(Path('DATASET'), work))}"
 
 
 def save_store(work: Path, store: dict[str, Any], clips: DataFrame, rejected: DataFrame, record: Record) -> bool:

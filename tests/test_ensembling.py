@@ -370,7 +370,7 @@ def test_a_file_of_anything_else_is_refused(work: Path, spoil: Callable[[dict[st
     line = str(refused.value)
     assert said in line
     assert line.startswith(f"{path}: ")
-    assert line.endswith("run python report.py again")
+    assert line.endswith(f"run python report.py -w {work} again")
     assert "\n" not in line
 
 
