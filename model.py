@@ -426,7 +426,7 @@ def predict(
 
     `views` are numbers or names (see `transform.view`), or how many of those with numbers.
     Each view of a batch is made once, and its features once for all the models that share their settings. The networks
-    run in `dtype`, everything else in float32. On a GPU the next batch is under way before one's result is waited for.
+    run in `dtype`, everything else in float32. With CUDA the next batch is under way before one's result is waited for.
     """
     models = [model.to(device).eval() for model in models]
     nets = [model.net if dtype == torch.float32 else deepcopy(model.net).to(dtype) for model in models]
@@ -446,11 +446,12 @@ def predict(
             by_view.append(torch.stack(logits).float().softmax(2))
         return torch.stack(by_view, dim=1)
 
+    ahead = device.type == "cuda"  # elsewhere a copy that is not waited for may be read too early
     pending: deque[tuple[Tensor, torch.cuda.Event]] = deque()
     for wave in waves:
         with torch.inference_mode():
-            result = scores(as_float(wave.to(device, non_blocking=True))).to("cpu", non_blocking=True)
-        if device.type == "cpu":
+            result = scores(as_float(wave.to(device, non_blocking=ahead))).to("cpu", non_blocking=ahead)
+        if not ahead:
             yield result.numpy()
             continue
         copied = torch.cuda.Event()

@@ -31,8 +31,13 @@ class Ensemble:
     temperature: float = 1.0
 
     @property
+    def config(self) -> RunConfig:
+        """What the first network was trained with; the classes and the window are the same for all."""
+        return self.models[0].config
+
+    @property
     def classes(self) -> tuple[str, ...]:
-        return self.models[0].config.classes
+        return self.config.classes
 
     def mean(self, probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
         """(models, views, B, classes) -> (B, classes): the mean, or with weights that, and the temperature."""

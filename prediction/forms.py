@@ -1,8 +1,8 @@
-"""The form of a submission: header, ids and order, from a sample or by default."""
+"""The form of a submission: header, ids and their order, from a sample submission or by default."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -20,11 +20,11 @@ BLOCK_ROWS = 8192  # read and written at a time
 
 @dataclass(frozen=True)
 class Form:
-    """What the submission must look like."""
+    """What a submission must look like."""
 
     header: tuple[str, ...]
-    ids: Sequence[str]  # as they stand in the first column, in order
-    probabilities: bool  # a column a class, instead of the label
+    ids: Sequence[str]  # the first column
+    probabilities: bool  # whether a column for each class follows, in place of the label
 
 
 @dataclass(frozen=True)
@@ -35,20 +35,22 @@ class ClipForm(Form):
 
 
 def read_form(path: Path | None, fnames: Sequence[str], classes: tuple[str, ...]) -> ClipForm:
-    """Header and order from the sample submission at `path`, or fname,label by name where there is none.
+    """Header and order of the sample submission at `path`; without one, fname,label in the order of the names.
 
-    UserError where it does not fit the clips and classes.
+    UserError where the sample does not fit the clips and classes, or where two clips have one name.
     """
-    if path is None:
-        in_order = all(one <= other for one, other in pairwise(fnames))
-        order = range(len(fnames)) if in_order else sorted(range(len(fnames)), key=fnames.__getitem__)
-        ids = fnames if in_order else Names(fnames[row] for row in order)
-        for one, other in pairwise(ids):
-            if one == other:
-                raise UserError(f"{one}: several clips have this name; rename them")
-        return ClipForm(("fname", "label"), ids, probabilities=False, rows=np.array(order, np.int64))
-    form = read_sample(path, classes)
-    return ClipForm(form.header, form.ids, form.probabilities, match_ids(form.ids, fnames, path))
+    if path is not None:
+        form = read_sample(path, classes)
+        return ClipForm(form.header, form.ids, form.probabilities, match_ids(form.ids, fnames, path))
+    ids: Sequence[str] = fnames
+    order: Sequence[int] = range(len(fnames))
+    if any(one > other for one, other in pairwise(fnames)):
+        order = sorted(order, key=fnames.__getitem__)
+        ids = Names(fnames[row] for row in order)
+    for one, other in pairwise(ids):
+        if one == other:
+            raise UserError(f"{one}: several clips have this name; rename them")
+    return ClipForm(("fname", "label"), ids, probabilities=False, rows=np.array(order, np.int64))
 
 
 def read_sample(path: Path, classes: tuple[str, ...]) -> Form:
@@ -73,11 +75,25 @@ def probability_form(form: Form, classes: tuple[str, ...]) -> Form:
     return Form((form.header[0], *classes), form.ids, probabilities=True)
 
 
+def probabilities_path(output: Path) -> Path:
+    """Where that file is."""
+    return output.with_name(f"{output.stem}_probabilities.csv")
+
+
 def match_ids(ids: Sequence[str], fnames: Sequence[str], path: Path) -> Ints:
-    """The position of each id's clip: by its whole path, else by its name, else by its name without the extension."""
+    """The position of each id's clip: by its whole path, else by its name, else by its name without the extension.
+
+    UserError where none of the three matches ids and clips one to one; `path` is the file of the ids.
+    """
+    import pandas as pd
+
+    wanted = pd.Index(hashes(ids))
     for key in (str, lambda fname: Path(fname).name, lambda fname: Path(fname).stem):
-        if (rows := _match(ids, fnames, key)) is not None:
-            return rows
+        known = pd.Index(hashes(map(key, fnames)))
+        if len(wanted) == len(known) and known.is_unique and wanted.is_unique:
+            rows = known.get_indexer(wanted).astype(np.int64)
+            if (rows >= 0).all():
+                return rows
     repeated = len(ids) - len(set(ids))
     unknown, missing = sorted(set(ids) - set(fnames)), sorted(set(fnames) - set(ids))
     kinds = {"ids without a clip": unknown, "clips without an id": missing}
@@ -86,18 +102,9 @@ def match_ids(ids: Sequence[str], fnames: Sequence[str], path: Path) -> Ints:
     raise UserError(f"{path}: its ids are not the clips to label: {', '.join(what)}; see -i and --sample-submission")
 
 
-def _match(ids: Sequence[str], fnames: Sequence[str], key: Callable[[str], str]) -> Ints | None:
-    """For each id the position of the one name that has it as its key; None unless they match one to one.
+def hashes(names: Iterable[str]) -> Ints:
+    """64 bits of each name, which stand for it: a table of a million names would take 80 MB and more.
 
-    By sorted hashes, then name by name: a dictionary of a million names takes ten times the memory.
+    Two of a million different names have the same bits in one of 37 million such tables.
     """
-    if len(ids) != len(fnames):
-        return None
-    of_id = np.fromiter(map(hash, ids), np.int64, len(ids))
-    of_name = np.fromiter((hash(key(fname)) for fname in fnames), np.int64, len(fnames))
-    by_id, by_name = of_id.argsort(), of_name.argsort()
-    if (np.diff(of_name[by_name]) == 0).any():
-        return None
-    rows = np.empty(len(ids), np.int64)
-    rows[by_id] = by_name
-    return rows if all(key(fnames[int(row)]) == id_ for row, id_ in zip(rows, ids, strict=True)) else None
+    return np.fromiter(map(hash, names), np.int64)

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from itertools import chain, islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,21 @@ BATCHES_AHEAD = 2  # that are decoded or gathered while the networks are busy
 HALF_TOLERANCE = 0.02  # largest difference of a probability from float32's
 
 
+def resume_key(config: InferenceConfig, ensemble: Ensemble, clips: TestClips, device: torch.device) -> dict[str, Any]:
+    """All that a clip's probabilities depend on beside the clip, by name, as JSON holds it."""
+    return {
+        "checkpoints": ensemble.digests,
+        "clips": clips.origin(),
+        "views": ensemble.views,
+        "ensemble": config.ensemble,
+        "weights": None if ensemble.weights is None else ensemble.weights.tolist(),
+        "temperature": ensemble.temperature,
+        "batch size": config.batch_size,
+        "precision": pick_precision(config.precision, device),
+        "device": device.type,
+    }
+
+
 def predict_clips(
     config: InferenceConfig, ensemble: Ensemble, clips: TestClips, results: Results, device: torch.device
 ) -> None:
@@ -41,7 +56,7 @@ def predict_clips(
     said = f"networks: {len(ensemble.models)}, views: {views}, {config.ensemble} vote, {device}"
     print(f"{len(clips):,} clips, {said}", flush=True)
     if results.rows:
-        print(f"going on after {results.rows:,} clips that an interrupted run labelled")
+        print(f"resuming after {results.rows:,} clips that an interrupted run labelled")
     started = time.monotonic()
     strict = config.on_bad_clip == "error"
     waves = clips.waves(config.batch_size, results.rows, results.folder / SAMPLES, strict)
@@ -56,7 +71,7 @@ def predict_clips(
         raise UserError(f"out of memory on {device}: use a smaller --batch-size than {config.batch_size}") from error
     except KeyboardInterrupt:
         if results.rows:
-            print(f"{results.rows:,} clips are labelled; the same command goes on from there", file=sys.stderr)
+            print(f"{results.rows:,} clips are labelled; the same command resumes from there", file=sys.stderr)
         raise
     finally:
         ahead.close()
@@ -111,12 +126,12 @@ def choose_precision(
     if difference <= HALF_TOLERANCE:  # false, too, where it is not a number
         print(said, flush=True)
         return dtype
-    print(f"{said}, more than {HALF_TOLERANCE:g}: float32 it is", flush=True)
+    print(f"{said}, more than {HALF_TOLERANCE:g}: using float32", flush=True)
     results.give_up_half()
     return torch.float32
 
 
 def pinned(batch: Batch) -> Batch:
-    """A batch in memory that is copied to a GPU while other things happen."""
+    """A batch in page-locked memory, which is copied to a GPU while other things happen."""
     wave, bad = batch
     return wave.pin_memory(), bad

@@ -1,4 +1,4 @@
-"""prediction.results."""
+"""The probabilities of an inference under way, kept in a folder so that an interrupted run can resume."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from system.files import remove_leftovers, replacing
 from system.locks import claimed
 from system.paths import LOCK
 
-KEY = "key.json"  # what the rows hang on
+KEY = "key.json"  # what the rows depend on beside the clips
 ROWS = "rows.f32"  # (clips, classes) little-endian float32
 MARKS = "marks"  # a hash for each batch of rows
 FLOAT32 = "float32"  # is there where half precision was given up on the first batch
@@ -29,8 +29,8 @@ MARK_BYTES = 16
 class Results:
     """Rows of probabilities in a folder that exists until the submission is written.
 
-    A batch's mark is a hash of its clips and of its rows, so that rows which a crash left incomplete, or which are of
-    other clips, are told from those that are good.
+    A batch's mark is a hash of its clips and of its rows. It tells good rows from those that a crash left incomplete
+    and from those of other clips.
     """
 
     def __init__(
@@ -49,6 +49,7 @@ class Results:
         self.folder, self.classes = folder, classes
         self.batches = 0  # complete, in order
         self.rows = 0  # in them
+        self.bad: list[int] = []  # clips that could not be read
         old, plain = self._old_key(), json.loads(json.dumps(key))
         self.begun_with_other = [name for name in old if old[name] != plain.get(name)]
         if old != plain:
@@ -69,11 +70,11 @@ class Results:
                 content = rows.read(4 * self.classes * count)
                 if marks.read(MARK_BYTES) != _mark(identity, content):
                     break
-                if not keep_bad and (np.frombuffer(content, "<f4") == BAD).any():
+                values = np.frombuffer(content, "<f4").reshape(count, self.classes)
+                if not keep_bad and (values == BAD).any():
                     break
                 end = rows.tell()
-                self.batches += 1
-                self.rows += count
+                self._count(values)
             rows.truncate(end)
             marks.truncate(MARK_BYTES * self.batches)
         return found and not self.batches
@@ -95,15 +96,23 @@ class Results:
                 rows.flush()
                 marks.write(_mark(clips, content))
                 marks.flush()
-                self.batches += 1
-                self.rows += len(values)
+                self._count(values)
                 yield
 
-    def read(self, index: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The rows at `index`, (n, classes)."""
-        if not self.rows:  # nothing to map
-            return np.zeros((len(index), self.classes), np.float32)
-        return np.memmap(self.folder / ROWS, "<f4", "r", shape=(self.rows, self.classes))[index]
+    def _count(self, values: NDArray[np.float32]) -> None:
+        """Take note of another batch's rows."""
+        self.bad += (self.rows + np.flatnonzero(values[:, 0] == BAD)).tolist()
+        self.batches += 1
+        self.rows += len(values)
+
+    def read(self, index: NDArray[np.int64], fill: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The rows at `index`, (n, classes); `fill`, (classes,), where a clip could not be read or has no row."""
+        rows = np.full((len(index), self.classes), BAD, np.float32)
+        if self.rows:  # else there is nothing to map
+            there = index < self.rows
+            rows[there] = np.memmap(self.folder / ROWS, "<f4", "r", shape=(self.rows, self.classes))[index[there]]
+        rows[rows[:, 0] == BAD] = fill
+        return rows
 
     def remove(self) -> None:
         self._clear()

@@ -10,17 +10,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from prediction.forms import BLOCK_ROWS, ClipForm, probability_form
+from prediction.forms import BLOCK_ROWS, ClipForm, probabilities_path, probability_form
 from prediction.validation import Check, check_submission
 from system.errors import UserError
 from system.files import remove_leftovers, replacing
 
 Ints = NDArray[np.int64]
-
-
-def probabilities_path(output: Path) -> Path:
-    """Where the probabilities of a submission stand."""
-    return output.with_name(f"{output.stem}_probabilities.csv")
 
 
 def write_submission(
@@ -33,33 +28,27 @@ def write_submission(
     """
     import pandas as pd
 
-    names = np.array(classes, object)
+    names, all_form = np.array(classes, object), probability_form(form, classes)
     # by position, since a class may be called as the id is
     columns = [classes.index(name) for name in form.header[1:]] if form.probabilities else []
-    for path in (output, probabilities_path(output)):
+    places = output, probabilities_path(output)
+    for path in places:
         remove_leftovers(path)
     with contextlib.ExitStack() as stack:
-        paths = [  # the last is renamed first
-            stack.enter_context(replacing(path)) for path in (output, probabilities_path(output))
-        ]
-        with contextlib.ExitStack() as open_files:
-            short_file, full_file = (
-                open_files.enter_context(path.open("w", encoding="utf-8", newline="")) for path in paths
-            )
+        paths = [stack.enter_context(replacing(path)) for path in places]  # the last is renamed first
+        with contextlib.ExitStack() as opened:
+            files = [opened.enter_context(path.open("w", encoding="utf-8", newline="")) for path in paths]
             for start in range(0, max(1, len(form.ids)), BLOCK_ROWS):  # the header, where there is no clip
                 rows = rows_at(form.rows[start : start + BLOCK_ROWS])
-                ids = list(form.ids[start : start + BLOCK_ROWS])
-                full = pd.DataFrame(rows)
-                short = full[columns] if form.probabilities else pd.DataFrame({0: names[rows.argmax(1)]})
-                for table, header, file in (
-                    (full, (form.header[0], *classes), full_file),
-                    (short, form.header, short_file),
-                ):
-                    table.insert(0, "id", ids)
+                everything = pd.DataFrame(rows)
+                asked = everything[columns] if form.probabilities else pd.DataFrame({0: names[rows.argmax(1)]})
+                for file, table, header in zip(files, (asked, everything), (form.header, all_form.header), strict=True):
+                    table.insert(0, "id", list(form.ids[start : start + BLOCK_ROWS]))
                     titles = list(header) if start == 0 else False
                     table.to_csv(file, index=False, header=titles, lineterminator="\n")
-        found = check_submission(paths[0], form, classes)
-        probabilities = check_submission(paths[1], probability_form(form, classes), classes)
+        found, probabilities = (
+            check_submission(path, shape, classes) for path, shape in zip(paths, (form, all_form), strict=True)
+        )
         if problems := [*found.problems, *probabilities.problems]:
             raise UserError(f"{output}: not written, since it would be rejected: {'; '.join(problems)}")
     return dataclasses.replace(found, near_ties=probabilities.near_ties)

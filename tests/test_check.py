@@ -16,7 +16,7 @@ from scipy.stats import chi2_contingency
 import inference
 import prediction.forms
 from model import save_checkpoint
-from prediction.check import Ints, label_warnings, shift_test
+from prediction.distribution import Ints, label_warnings, shift_test
 from prediction.forms import Form, read_form
 from prediction.submission import write_submission
 from prediction.validation import check_submission

@@ -257,7 +257,7 @@ def test_decoding_waits_to_be_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 # ---------------------------------------------------------------------------------------------- interrupted runs
 
 
-def test_an_interrupted_run_goes_on(
+def test_an_interrupted_run_resumes(
     runs: Path,
     clips: Path,
     whole: list[bytes],
@@ -269,17 +269,17 @@ def test_an_interrupted_run_goes_on(
     with monkeypatch.context() as patch:
         batch_rows(patch, stop_after=1)
         assert inference.main(arguments(runs, output, clips)) == 130
-    assert "4 clips are labelled; the same command goes on" in capsys.readouterr().err
+    assert "4 clips are labelled; the same command resumes" in capsys.readouterr().err
     assert not output.exists()
     seen = batch_rows(monkeypatch)
     assert inference.main(arguments(runs, output, clips)) == 0
-    assert "going on after 4 clips" in capsys.readouterr().out
+    assert "resuming after 4 clips" in capsys.readouterr().out
     assert seen == [4, 2]
     assert outcome(output) == whole
 
 
 @pytest.mark.parametrize("change", ["--batch-size", "-a", "--ensemble", "--precision", "checkpoint", "clip"])
-def test_what_an_interrupted_run_hangs_on(
+def test_what_an_interrupted_run_depends_on(
     runs: Path,
     clips: Path,
     tmp_path: Path,
@@ -376,7 +376,9 @@ def test_rows_that_are_not_whole_do_not_count(tmp_path: Path) -> None:
         results = Results(folder, {}, 3, identities)
         assert (results.batches, results.rows) == (kept, [0, 4, 8, 10][kept])
         assert len(list(results.append(batches[kept:]))) == 3 - kept
-        np.testing.assert_array_equal(results.read(np.arange(10)), np.concatenate([rows for _, rows in batches]))
+        np.testing.assert_array_equal(
+            results.read(np.arange(10), np.zeros(3, np.float32)), np.concatenate([rows for _, rows in batches])
+        )
         results = Results(folder, {}, 3, [*identities[:1], (4, b"others"), *identities[2:]])
         assert results.batches == 1
 
@@ -570,10 +572,10 @@ def test_half_precision_says_its_error(
     with monkeypatch.context() as patch:
         batch_rows(patch, stop_after=4)  # two of them to compare
         assert inference.main(options) == 130
-    assert "float32 it is" in capsys.readouterr().out
-    monkeypatch.setattr(prediction.labelling, "HALF_TOLERANCE", 1.0)  # an interrupted run goes on as it began
+    assert "using float32" in capsys.readouterr().out
+    monkeypatch.setattr(prediction.labelling, "HALF_TOLERANCE", 1.0)  # an interrupted run resumes as it began
     assert inference.main(options) == 0
-    assert "going on after 8" in capsys.readouterr().out
+    assert "resuming after 8" in capsys.readouterr().out
     assert outcome(output) == whole
 
 
@@ -651,7 +653,7 @@ def test_a_weighted_ensemble(
 
 
 @pytest.mark.parametrize("change", [{"temperature": 0.7}, {"members": (Member("wide", 1, 1.0),)}])
-def test_what_a_weighted_ensemble_left_hangs_on_its_weights(
+def test_what_a_weighted_ensemble_left_depends_on_its_weights(
     weighted: Path,
     clips: Path,
     tmp_path: Path,
