@@ -1,12 +1,12 @@
-"""prediction.clips."""
+"""The clips to label: a store's test clips, or the audio files in a folder."""
 
 from __future__ import annotations
 
 import hashlib
 import sys
-from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from arg import InferenceConfig, RunConfig
+from arg import FeatureConfig, InferenceConfig, RunConfig
 from dataset import Clips, Store, gather
 from preprocessing.decode import decode_stream
 from preprocessing.files import ClipFolder, is_test_root
@@ -26,16 +26,23 @@ from system.paths import CLIPS, STORE
 from util import Names
 
 Batch = tuple[Tensor, NDArray[np.bool_]]  # (B, clip_samples) int16 waves; which of them could not be read
+Batches = Generator[Batch, None, None]
+MEND = "mend or remove it, or use --on-bad-clip majority"
 
 
 @dataclass(frozen=True)
-class TestClips(ABC):
+class TestClips:
     """Clips in their order. A batch is always of the same clips: those from a multiple of the batch size on."""
 
     names: Names  # of the clips, and then of `lost`
     lost: int  # that the store could not read; a folder's such clips are met on the way
     target: NDArray[np.integer[Any]]  # index of the class, -1 where it is not known; (clips,)
     sample_submission: Path | None
+    origin: str  # what an interrupted run must have found the same, beside the clips' names and `stamps`
+    stamps: tuple[NDArray[np.int64], ...]  # sizes of the clips' files, times of their last changes; (clips,) each
+    # (batch size, first clip, scratch folder, strict) -> the batches from that clip on; strict: UserError names a clip
+    # that cannot be read
+    waves: Callable[[int, int, Path, bool], Batches]
 
     def __len__(self) -> int:
         return len(self.target)
@@ -43,71 +50,9 @@ class TestClips(ABC):
     def identities(self, batch_size: int) -> Iterator[tuple[int, bytes]]:
         """For each batch how many clips are in it, and what tells them from others."""
         for start in range(0, len(self), batch_size):
-            stop = min(start + batch_size, len(self))
-            yield stop - start, self._identity(start, stop)
-
-    def _identity(self, start: int, stop: int) -> bytes:
-        return "\n".join(self.names[start:stop]).encode("utf-8", "surrogatepass")
-
-    @abstractmethod
-    def origin(self) -> str:
-        """What an interrupted run must have found the same, beside each clip's identity."""
-
-    @abstractmethod
-    def waves(self, batch_size: int, start: int, scratch: Path, strict: bool) -> Generator[Batch, None, None]:
-        """The batches from clip `start` on. `strict`: UserError names a clip that cannot be read."""
-
-
-@dataclass(frozen=True)
-class StoreClips(TestClips):
-    clips: Clips
-    clip_samples: int
-    table: Path  # clips.csv
-
-    def origin(self) -> str:
-        return file_digest(self.table)
-
-    def waves(self, batch_size: int, start: int, scratch: Path, strict: bool) -> Generator[Batch, None, None]:
-        for first in range(start, len(self), batch_size):
-            rows = np.arange(first, min(first + batch_size, len(self)))
-            yield self.clips.windows(rows, self.clip_samples), np.zeros(len(rows), np.bool_)
-
-
-@dataclass(frozen=True)
-class FolderClips(TestClips):
-    files: ClipFolder
-    clip_samples: int
-    sample_rate: int  # Hz
-
-    def origin(self) -> str:
-        return "folder"
-
-    def _identity(self, start: int, stop: int) -> bytes:
-        stats = (stat[start:stop].tobytes() for stat in (self.files.size, self.files.mtime_ns))
-        return b"\0".join([super()._identity(start, stop), *stats])
-
-    def waves(self, batch_size: int, start: int, scratch: Path, strict: bool) -> Generator[Batch, None, None]:
-        size = self.clip_samples
-        windows, bad = torch.zeros((0, size), dtype=torch.int16), np.zeros(0, np.bool_)
-        for part in decode_stream(self.files[start:], self.sample_rate, scratch):
-            unread = np.array([reason != "" for reason in part.reason])
-            if strict and unread.any():
-                first = int(unread.argmax())
-                name = self.names[start + first]
-                raise UserError(f"{name}: {part.reason[first]}; {MEND}")
-            start += len(unread)
-            central = (part.length - size) // 2
-            waves = torch.from_numpy(part.waves)
-            windows = torch.cat([windows, gather(waves, part.offset, part.length, central, size)])
-            bad = np.concatenate([bad, unread])
-            while len(windows) >= batch_size:
-                yield windows[:batch_size], bad[:batch_size]
-                windows, bad = windows[batch_size:], bad[batch_size:]
-        if len(windows):
-            yield windows, bad
-
-
-MEND = "mend or remove it, or use --on-bad-clip majority"
+            part = slice(start, min(start + batch_size, len(self)))
+            names = "\n".join(self.names[part]).encode("utf-8", "surrogatepass")
+            yield part.stop - start, b"\0".join([names, *(stamp[part].tobytes() for stamp in self.stamps)])
 
 
 def find_clips_to_label(config: InferenceConfig, run: RunConfig) -> TestClips:
@@ -120,48 +65,76 @@ def find_clips_to_label(config: InferenceConfig, run: RunConfig) -> TestClips:
         print(f"warning: {config.work} has other folds or labels now than these runs were trained on", file=sys.stderr)
     if config.input_path is None:
         if store is None:
-            raise UserError(
-                f"{config.work} holds no store: run preprocess.py, or give a folder of clips with -i FOLDER"
-            )
-        return _store_clips(config, store, run)
+            raise UserError(f"{config.work} holds no store: run preprocess.py, or give a folder of clips, -i FOLDER")
+        return store_clips(config, store, run)
     ours = store is not None and is_test_root(store.test_root, config.input_path)
     files = ClipFolder.scan(config.input_path)
     index = {name: position for position, name in enumerate(run.classes)}
-    return FolderClips(
+    return TestClips(
         names=files.names,
         lost=0,
         target=np.fromiter((index.get(file.label, -1) for file in files), np.int32, len(files)),
         sample_submission=config.sample_submission or (store.sample_submission if store and ours else None),
-        files=files,
-        clip_samples=run.features.clip_samples,
-        sample_rate=run.features.sample_rate,
+        origin="folder",
+        stamps=(files.size, files.mtime_ns),
+        waves=partial(decoded_waves, files, run.features),
     )
 
 
-def _store_clips(config: InferenceConfig, store: Store, run: RunConfig) -> StoreClips:
+def store_clips(config: InferenceConfig, store: Store, run: RunConfig) -> TestClips:
+    """The test clips of a store. UserError where there are none, or none at the runs' sample rate."""
     features = run.features
     if store.sample_rate != features.sample_rate:
-        raise UserError(
-            f"{store.work} is at {store.sample_rate} Hz and the runs at {features.sample_rate} Hz: give the clips with "
-            "-i FOLDER"
-        )
+        rates = f"{store.sample_rate} Hz and the runs at {features.sample_rate} Hz"
+        raise UserError(f"{store.work} is at {rates}: give a folder of clips, -i FOLDER")
     clips, rejected = store.clips("test", run.classes), load_rejected(store.work)
     rejected = rejected[rejected["split"] == "test"]
     if not len(clips) + len(rejected):
-        raise UserError(f"{store.root} has no test clips: give a folder of clips with -i FOLDER")
+        raise UserError(f"{store.root} has no test clips: give a folder of clips, -i FOLDER")
     if len(rejected) and config.on_bad_clip == "error":
         name, reason = rejected.iloc[0][["fname", "reason"]]
         more = f", and {len(rejected) - 1} more" if len(rejected) > 1 else ""
         raise UserError(f"{name}: {reason}{more}; {MEND}")
-    return StoreClips(
+    return TestClips(
         names=Names(chain(clips.fname, rejected["fname"])),
         lost=len(rejected),
         target=clips.target,
         sample_submission=config.sample_submission or store.sample_submission,
-        clips=clips,
-        clip_samples=features.clip_samples,
-        table=store.work / CLIPS,
+        origin=file_digest(store.work / CLIPS),
+        stamps=(),
+        waves=partial(stored_waves, clips, features),
     )
+
+
+def stored_waves(
+    clips: Clips, features: FeatureConfig, batch_size: int, start: int, scratch: Path, strict: bool
+) -> Batches:
+    """`TestClips.waves` of a store, which has none that cannot be read."""
+    for first in range(start, len(clips), batch_size):
+        rows = np.arange(first, min(first + batch_size, len(clips)))
+        yield clips.windows(rows, features.clip_samples), np.zeros(len(rows), np.bool_)
+
+
+def decoded_waves(
+    files: ClipFolder, features: FeatureConfig, batch_size: int, start: int, scratch: Path, strict: bool
+) -> Batches:
+    """`TestClips.waves` of a folder, decoded in pieces of other sizes than the batches."""
+    size = features.clip_samples
+    windows, bad = torch.zeros((0, size), dtype=torch.int16), np.zeros(0, np.bool_)
+    for part in decode_stream(files[start:], features.sample_rate, scratch):
+        unread = np.array([reason != "" for reason in part.reason])
+        if strict and unread.any():
+            first = int(unread.argmax())
+            raise UserError(f"{files.names[start + first]}: {part.reason[first]}; {MEND}")
+        start += len(unread)
+        central = (part.length - size) // 2
+        windows = torch.cat([windows, gather(torch.from_numpy(part.waves), part.offset, part.length, central, size)])
+        bad = np.concatenate([bad, unread])
+        while len(windows) >= batch_size:
+            yield windows[:batch_size], bad[:batch_size]
+            windows, bad = windows[batch_size:], bad[batch_size:]
+    if len(windows):
+        yield windows, bad
 
 
 def file_digest(path: Path) -> str:

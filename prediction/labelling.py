@@ -34,7 +34,7 @@ def resume_key(config: InferenceConfig, ensemble: Ensemble, clips: TestClips, de
     """All that a clip's probabilities depend on beside the clip, by name, as JSON holds it."""
     return {
         "checkpoints": ensemble.digests,
-        "clips": clips.origin(),
+        "clips": clips.origin,
         "views": ensemble.views,
         "ensemble": config.ensemble,
         "weights": None if ensemble.weights is None else ensemble.weights.tolist(),

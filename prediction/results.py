@@ -50,7 +50,11 @@ class Results:
         self.batches = 0  # complete, in order
         self.rows = 0  # in them
         self.bad: list[int] = []  # clips that could not be read
-        old, plain = self._old_key(), json.loads(json.dumps(key))
+        plain = json.loads(json.dumps(key))
+        try:
+            old = dict(json.loads((folder / KEY).read_text("utf-8")))
+        except (OSError, ValueError, TypeError):  # missing or damaged
+            old = {}
         self.begun_with_other = [name for name in old if old[name] != plain.get(name)]
         if old != plain:
             self._clear()
@@ -117,13 +121,6 @@ class Results:
     def remove(self) -> None:
         self._clear()
         self.rows = 0
-
-    def _old_key(self) -> dict[str, Any]:
-        try:
-            old = json.loads((self.folder / KEY).read_text("utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return old if isinstance(old, dict) else {}
 
     def _clear(self) -> None:
         """Remove what is ours, the key first: without it nothing else counts."""
