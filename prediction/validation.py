@@ -209,9 +209,9 @@ def training_labels(work: Path, store: dict[str, Any] | None) -> tuple[tuple[str
         raise UserError(
             f"{work} holds neither a store nor a run to tell the classes: give the folder that does, -w FOLDER"
         )
-    from model import read_checkpoint
+    from model import read_config
 
-    run: RunConfig = read_checkpoint(path)["config"]
+    run: RunConfig = read_config(path)["config"]
     return run.classes, np.array(run.class_counts)
 
 
