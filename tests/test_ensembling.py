@@ -377,12 +377,12 @@ def test_a_file_of_anything_else_is_refused(work: Path, spoil: Callable[[dict[st
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", "[" * 100_000, "\ud800"])
 def test_what_is_not_even_that_is_refused(work: Path, text: str) -> None:
     (work / ENSEMBLE).write_bytes(text.encode("utf-8", "surrogatepass"))
-    with pytest.raises(UserError, match=r"run python report\.py again"):
+    with pytest.raises(UserError, match=r"run python report\.py -w \S+ again"):
         read_ensemble(work)
 
 
 def test_a_missing_file_says_how_to_get_it(work: Path) -> None:
-    with pytest.raises(UserError, match=r"run python report\.py first"):
+    with pytest.raises(UserError, match=r"run python report\.py -w \S+ first"):
         read_ensemble(work)
 
 

@@ -683,9 +683,8 @@ def test_a_weighted_ensemble_of_other_runs_is_refused(
     assert inference.main(weighted_arguments(tmp_path / "work", tmp_path / "out.csv", clips)) == 2
     line = one_error_line(capsys)
     assert said in line
-    assert (
-        "ensemble.json" in line and line.endswith(f"run python report.py -w {tmp_path / 'work'} again")
-    ) or "train with -f 2" in line
+    again = f"run python report.py -w {tmp_path / 'work'} again"
+    assert ("ensemble.json" in line and line.endswith(again)) or "train with -f 2" in line
 
 
 # -------------------------------------------------------------------------------------------------- the submission
