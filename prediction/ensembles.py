@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from arg import FULL, Fold, InferenceConfig, RunConfig
 from system.errors import UserError
 from system.paths import LAST, STORE
+from training.runs import mixed_settings
 from util import soft_vote, temper, weighted_vote
 
 if TYPE_CHECKING:
@@ -70,6 +71,10 @@ def load_ensemble(config: InferenceConfig) -> Ensemble:
         check_together(path, run, paths[0], models[0].config if models else run)
         check_one_run(path, run, first_of.setdefault(path.parents[1], run))
         models.append(prepared(path, checkpoint))
+    for name in runs:
+        folds_of = [model.config for path, model in zip(paths, models, strict=True) if path.parents[1].name == name]
+        if mixed := mixed_settings(folds_of):
+            print(f"warning: {name}: {mixed}; they are averaged all the same", file=sys.stderr)
     if spec:
         spec.check_trained_on(config.work, models[0].config)
     digests = [file_digest(path) for path in paths]

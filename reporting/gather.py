@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from arg import FULL, FeatureConfig, RunConfig, TrainConfig, run_name
 from system.errors import UserError
 from system.options import command_line
+from training.runs import changes, mixed_settings, standing, usual_recipe
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -145,7 +146,12 @@ def read_run(clips: HeldOut, name: str) -> Run | None:
     elif untrained:
         problems.append(f"fold {_joined(untrained)} not trained")
     configs = [part.config for _, part in parts if part is not None]
-    command = _command(clips, name, configs, missing, stale) if missing else ""
+    recipes = [part.config for part in good.values() if part.config is not None]
+    if mixed := mixed_settings(recipes):
+        problems.append(mixed)
+        configs.insert(0, usual := usual_recipe(recipes))
+        missing += [int(config.fold) for config in recipes if changes(usual, config)]
+    command = _command(clips, name, configs, missing, stale or bool(mixed)) if missing else ""
     return Run(
         name=name,
         status=STALE if stale else INCOMPLETE if missing else COMPLETE,
@@ -173,8 +179,6 @@ class _Fold:
 
 
 def _read_fold(clips: HeldOut, folder: Path, fold: int) -> _Fold | None:
-    from training.runs import standing
-
     try:
         checkpoint = standing(folder)
     except UserError:

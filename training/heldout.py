@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def predict_held_out(model: Classifier, data: WaveData, device: torch.device, folder: Path) -> dict[str, float]:
     """Write the held-out clips' probabilities, oof.npz and oof.csv, and return their scores.
 
-    They go to the disk as they come, so that many clips take no more memory than few.
+    Probabilities and names pass through files without a name, so that many clips take no more memory than few.
     """
     from model import predict
     from transform import VIEWS
@@ -31,12 +31,8 @@ def predict_held_out(model: Classifier, data: WaveData, device: torch.device, fo
     clips, classes = data.valid, model.config.classes
     one_view, predicted = (np.zeros(len(clips), np.int64) for _ in range(2))
     waves = (wave for wave, _ in data.val_dataloader())
-    with (
-        replacing(folder / "oof.npz") as npz,
-        replacing(folder / "oof.csv") as table,
-        tempfile.TemporaryFile(dir=folder) as file,
-    ):
-        probabilities = np.memmap(file, np.float32, "w+", shape=(VIEWS, len(clips), len(classes)))
+    with replacing(folder / "oof.npz") as npz, replacing(folder / "oof.csv") as table:
+        probabilities = on_disk(folder, np.float32, (VIEWS, len(clips), len(classes)))
         rows = 0
         for batch in predict([model], waves, VIEWS, device):
             part = slice(rows, rows := rows + batch.shape[2])
@@ -45,14 +41,11 @@ def predict_held_out(model: Classifier, data: WaveData, device: torch.device, fo
             one_view[part], predicted[part] = batch[0, 0].argmax(1), mean.argmax(1)
             write_rows(table, clips.take(np.arange(part.start, part.stop)), classes, mean)
         truth = clips.target.astype(np.int64)
+        names = on_disk(folder, f"<U{max(map(len, clips.fname))}", (len(clips),))
+        for row, name in enumerate(clips.fname):
+            names[row] = name
         with npz.open("wb") as out:
-            np.savez(
-                out,
-                fname=as_array(clips.fname, folder),
-                target=truth,
-                probabilities=probabilities,
-                classes=np.array(classes),
-            )
+            np.savez(out, fname=names, target=truth, probabilities=probabilities, classes=np.array(classes))
     return {
         "accuracy": accuracy(truth, predicted),
         "accuracy_one_view": accuracy(truth, one_view),
@@ -60,15 +53,10 @@ def predict_held_out(model: Classifier, data: WaveData, device: torch.device, fo
     }
 
 
-def as_array(names: Sequence[str], folder: Path) -> NDArray[np.str_]:
-    """Names as an array, which takes four bytes a letter of the longest: in a file without a name in `folder`."""
-    if not len(names):
-        return np.zeros(0, str)
+def on_disk(folder: Path, kind: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+    """An array of zeros in a file without a name in `folder`, which goes with it."""
     with tempfile.TemporaryFile(dir=folder) as file:
-        array = np.memmap(file, f"<U{max(map(len, names))}", "w+", shape=(len(names),))
-    for row, name in enumerate(names):
-        array[row] = name
-    return array
+        return np.memmap(file, kind, "w+", shape=shape)
 
 
 def write_rows(path: Path, clips: Clips, classes: Sequence[str], probabilities: NDArray[np.float32]) -> None:

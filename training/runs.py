@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -16,9 +16,6 @@ from system.locks import locked
 from system.options import command_line, flat, to_plain
 from training.heldout import out_of_fold_hits
 from util import format_accuracy
-
-if TYPE_CHECKING:
-    pass
 
 
 def fold_folder(config: TrainConfig, run: RunConfig) -> Path:
@@ -87,9 +84,15 @@ def has_results(folder: Path, run: RunConfig) -> bool:
 
 
 def must_train(run: RunConfig, folder: Path, restart: bool) -> bool:
-    """False where the fold is finished with these settings; UserError where it was begun with others."""
-    checkpoint = None if restart else standing(folder)
+    """False where the fold is finished with these settings; UserError where it, or another fold, was begun with others.
+
+    A fold that was begun with these settings is finished with them, whatever the other folds have.
+    """
+    if restart:
+        return True
+    checkpoint = standing(folder)
     if checkpoint is None or (checkpoint["config"].limit and not run.limit):
+        refuse_another_recipe(run, folder)
         return True  # nothing there, or a dry run
     before: RunConfig = checkpoint["config"]
     if before == run:
@@ -97,14 +100,53 @@ def must_train(run: RunConfig, folder: Path, restart: bool) -> bool:
             return True
         print(f"{folder}: trained already; --restart trains it again")
         return False
-    old, new = flat(to_plain(before)), flat(to_plain(run))
-    if old.pop("folds_hash") != new.pop("folds_hash"):
+    if before.folds_hash != run.folds_hash:
         what = "stale, trained on other folds or labels"
     else:
-        pairs = {key: (old.get(key), new.get(key)) for key in new | old}
-        changes = ", ".join(f"{key} {a} -> {b}" for key, (a, b) in pairs.items() if a != b)
-        what = f"{'trained' if checkpoint['finished'] else 'begun'} with other settings ({changes})"
+        what = f"{'trained' if checkpoint['finished'] else 'begun'} with other settings ({changes(before, run)})"
     raise UserError(f"{folder}: {what}; --restart trains it again, --tag NAME beside it")
+
+
+def settings_of(run: RunConfig) -> dict[str, Any]:
+    """All that makes a run's recipe, by dotted names: the same for each of its folds."""
+    return {key: value for key, value in flat(to_plain(run)).items() if key not in ("fold", "folds_hash")}
+
+
+def changes(before: RunConfig, after: RunConfig) -> str:
+    """The settings in which two runs differ, as "optim.epochs 2 -> 1"; "" where in none."""
+    old, new = settings_of(before), settings_of(after)
+    pairs = {key: (old.get(key), new.get(key)) for key in new | old}
+    return ", ".join(f"{key} {a} -> {b}" for key, (a, b) in pairs.items() if a != b)
+
+
+def mixed_settings(runs: Iterable[RunConfig]) -> str:
+    """In which settings the folds of a run differ, in words; "" where they are one recipe."""
+    settings = {run.fold: settings_of(run) for run in runs}
+    values: dict[str, dict[str, list[str]]] = {}  # by setting: value, folds
+    for key in {key: None for found in settings.values() for key in found}:
+        for fold, found in settings.items():
+            values.setdefault(key, {}).setdefault(str(found.get(key)), []).append(str(fold))
+    differing = {key: folds for key, folds in values.items() if len(folds) > 1}
+    return "; ".join(
+        f"folds differ in {key}: " + ", ".join(f"{value} in fold {','.join(which)}" for value, which in folds.items())
+        for key, folds in differing.items()
+    )
+
+
+def usual_recipe(runs: Sequence[RunConfig]) -> RunConfig:
+    """The fold whose settings most of the folds have."""
+    return max(runs, key=lambda run: sum(not changes(run, other) for other in runs))
+
+
+def refuse_another_recipe(run: RunConfig, folder: Path) -> None:
+    """UserError where another fold of the run has other settings; dry runs and what is stale do not count."""
+    for path in sorted(folder.parent.glob("fold*")):
+        other = started_run(path) if path != folder else None
+        if other and (other.limit, other.folds_hash) == (run.limit, run.folds_hash) and changes(other, run):
+            raise UserError(
+                f"{folder}: fold {other.fold} of this run has other settings ({changes(other, run)}); "
+                f"--tag NAME trains a run beside it, --restart -f {other.fold},{run.fold} both folds again"
+            )
 
 
 def conclude(config: TrainConfig, runs: Sequence[RunConfig]) -> None:
@@ -113,7 +155,11 @@ def conclude(config: TrainConfig, runs: Sequence[RunConfig]) -> None:
     missing = [run.fold for run, folder in zip(runs, folders, strict=True) if finished_run(folder) != run]
     full = config.folds == (FULL,)
     if missing and not full:
-        print(f"next: {command_line(config, folds=tuple(missing))}")
+        before = [found for folder in folders if (found := started_run(folder)) and not found.limit]
+        others = [run.fold for run in before if changes(run, runs[0]) or run.folds_hash != runs[0].folds_hash]
+        if mixed := mixed_settings(run for run in before if run.folds_hash == runs[0].folds_hash):
+            print(f"{folders[0].parent}: {mixed}")
+        print(f"next: {command_line(config, folds=tuple(others or missing), restart=bool(others))}")
         return
     if not full:
         right = np.concatenate([out_of_fold_hits(folder / "oof.npz") for folder in folders])
