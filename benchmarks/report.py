@@ -1,22 +1,28 @@
-"""What report.py takes for a large data set: seconds and memory, on a made store and made predictions.
+"""What report.py takes for a large data set: seconds, memory, and how soon its page opens.
 
     python -m benchmarks.report --clips 60000 --runs 6
+    python -m benchmarks.report --work WORK --screenshots /tmp/page      # pictures of the page of real runs
 
 The store holds noise for audio; the runs' checkpoints hold the weights of the network named, since reading them takes
-time, too; the predictions of five folds and four views are drawn. Prints what report.py prints, and a JSON line.
+time, too; the predictions of five folds and four views are drawn. Prints what report.py prints, and a JSON line. The
+page is opened in headless Chromium, cold, three times; the medians are given.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
 import tempfile
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from benchmarks.common import WORDS, machine, make_store, watched
+from benchmarks.browser import find_browser, open_browser
+from benchmarks.common import machine, make_store, watched
 
 
 def main() -> None:
@@ -24,17 +30,47 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=60_000, metavar="N")
     parser.add_argument("--runs", type=int, default=6, metavar="N")
     parser.add_argument("-m", "--model", default="resnet18")
-    parser.add_argument("--scratch", type=Path, metavar="DIR", help="where to make it all; default: the system's")
+    parser.add_argument("--work", type=Path, metavar="DIR", help="runs that are there, in place of made ones")
+    parser.add_argument("--scratch", type=Path, metavar="DIR", help="where to make them; default: the system's")
+    parser.add_argument("--screenshots", type=Path, metavar="DIR", help="pictures of the page: light, dark, a phone's")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
-        work = make_store(Path(scratch, "work"), options.clips, noise=True)
-        make_runs(work, options.runs, options.model)
+        work = options.work
+        if work is None:
+            work = make_store(Path(scratch, "work"), options.clips, noise=True)
+            make_runs(work, options.runs, options.model)
+        page = Path(scratch, "report.html")
         print(machine(), flush=True)
-        seconds, mib, printed = watched([sys.executable, "report.py", "-w", str(work)])
-        page = (work / "report.html").stat().st_size
-    print(printed)
-    print(f"{options.clips:,} clips, {len(WORDS)} classes, {options.runs} runs: {seconds:.1f} s, {mib:.0f} MiB")
-    print(json.dumps({"clips": options.clips, "runs": options.runs, "seconds": seconds, "mib": mib, "page": page}))
+        seconds, mib, printed = watched([sys.executable, "report.py", "-w", str(work), "-o", str(page)])
+        print(printed)
+        found: dict[str, Any] = {"seconds": seconds, "mib": mib, "page": page.stat().st_size}
+        if program := find_browser():
+            openings = [opening(program, page) for _ in range(3)]
+            found["loaded"], found["shown"] = (statistics.median(times) for times in zip(*openings, strict=True))
+            if options.screenshots:
+                take_pictures(program, page, options.screenshots)
+    print(json.dumps(found))
+
+
+def opening(program: str, path: Path) -> tuple[float, float]:
+    """Seconds until the page has loaded, and until its first frame with everything in it was painted."""
+    with open_browser(program) as tab:
+        start = time.perf_counter()
+        tab.goto(path)
+        loaded = time.perf_counter() - start
+        tab.evaluate("new Promise(done => requestAnimationFrame(() => setTimeout(done)))")
+        return loaded, time.perf_counter() - start
+
+
+def take_pictures(program: str, path: Path, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with open_browser(program) as tab:
+        for name, width, dark in (("light", 1200, False), ("dark", 1200, True), ("phone", 375, False)):
+            tab.look(width, 900, dark=dark)
+            tab.goto(path)
+            tab.evaluate("document.querySelectorAll('.card img').forEach(image => { image.loading = 'eager' })")
+            time.sleep(0.5)  # until they are decoded
+            tab.screenshot(folder / f"{name}.png", whole=True)
 
 
 def make_runs(work: Path, runs: int, model: str, size: int = 64, skill: float = 4.5) -> None:

@@ -10,7 +10,6 @@ from system.options import command_line
 
 if TYPE_CHECKING:
     from reporting.findings import Findings
-    from reporting.gather import HeldOut
 
 
 def spare_decisions(path: Path, work: Path) -> None:
@@ -33,7 +32,7 @@ def spare_decisions(path: Path, work: Path) -> None:
         )
 
 
-def export(path: Path, clips: HeldOut, findings: Findings) -> None:
+def export(path: Path, findings: Findings) -> None:
     """Write the list of suspected labels. UserError where the networks have learned nothing that could tell."""
     from arg import PreprocessConfig
     from reporting.suspects import write_suspects
@@ -43,5 +42,5 @@ def export(path: Path, clips: HeldOut, findings: Findings) -> None:
     write_suspects(path, findings.suspects)
     print(
         f"{path}: {len(findings.suspects):,} suspected labels. Listen, write relabel, drop or keep under action, then\n"
-        f"  {command_line(PreprocessConfig(work=clips.work, relabel=path))}"
+        f"  {command_line(PreprocessConfig(work=findings.clips.work, relabel=path))}"
     )

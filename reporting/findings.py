@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reporting import suspects
-from reporting.gather import HeldOut
 from reporting.scores import Coverage, coverage
-from reporting.systems import System
+from reporting.systems import Results, System
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -34,9 +33,9 @@ SUSPECT, CONFIDENT, ERROR, CLOSE, DUPLICATE, TYPICAL_CLIP = (
 class Findings:
     """What the predictions of one system say about the clips and their labels. Positions count its own clips."""
 
-    def __init__(self, clips: HeldOut, system: System, loud_over_quiet: NDArray[np.float64]) -> None:
-        self.clips = clips
-        self.system = system
+    def __init__(self, results: Results, system: System) -> None:
+        clips = self.clips = results.clips
+        self.results, self.system = results, system
         self.position = np.flatnonzero(system.rows)  # of each of its clips among all
         self.truth = clips.truth[self.position]
         self.group = clips.group[self.position]
@@ -52,7 +51,7 @@ class Findings:
         self.weak = weak[named[weak["group"].to_numpy()]]  # a clip without a speaker is a group, but none to name
         self.speakers = np.unique(self.group[named[self.group]])
         self.twins = suspects.disagreeing_duplicates(self.table["cluster"].tolist(), self.truth, self.predicted)
-        self.loud_over_quiet = loud_over_quiet[self.position]
+        self.loud_over_quiet = clips.loud_over_quiet()[self.position]
 
     def _suspects(self) -> DataFrame:
         """Of `suspects.list_suspects` what nobody has decided about; empty where the system has learned nothing."""
@@ -63,7 +62,7 @@ class Findings:
         return table[open_]
 
     def factors(self) -> list[tuple[str, str, NDArray[np.float64]]]:
-        """What errors may hang on: a name, its unit and a value for each clip."""
+        """What errors may depend on: a name, its unit and a value for each clip."""
         rows = self.table
         return [
             ("level", "dB", rows["rms_db"].to_numpy(np.float64)),
@@ -85,7 +84,7 @@ class Findings:
         add(self.suspects.index.to_numpy(), SUSPECT)
         add(suspects.confident_errors(self.judged, max(50, len(errors) // 5)).index, CONFIDENT)
         add([row for twins in self.twins["clips"][:LISTED_DUPLICATES] for row in twins], DUPLICATE)
-        add(errors, ERROR)
+        add([row for row in errors if row not in problems], ERROR)
         right = np.flatnonzero(~self.wrong)
         add(right[np.argsort(sure[right], kind="stable")[:CLOSE_CALLS]], CLOSE)
         for index in range(len(self.clips.classes)):

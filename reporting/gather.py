@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from arg import FULL, FeatureConfig, RunConfig, TrainConfig, run_name
+from arg import FULL, RunConfig, TrainConfig, run_name
 from system.errors import UserError
 from system.options import command_line
 from training.runs import changes, mixed_settings, standing, usual_recipe
@@ -99,7 +99,7 @@ class Run:
     probabilities: NDArray[np.float32]  # (views, n, C), zero where not `rows`; (0, n, C) where there are none
     history: dict[int, list[dict[str, float]]]  # by fold
     seconds: float | None  # of training, all folds
-    features: FeatureConfig | None  # of `folds`; None where there are none
+    config: RunConfig | None  # of the first of `folds`; None where there are none
 
     @property
     def mean(self) -> NDArray[np.float32]:
@@ -162,7 +162,7 @@ def read_run(clips: HeldOut, name: str) -> Run | None:
         probabilities=probabilities,
         history={fold: part.history for fold, part in parts if part is not None and part.history},
         seconds=sum(part.seconds for part in good.values()) if good else None,
-        features=next((part.config.features for part in good.values() if part.config), None),
+        config=next((part.config for part in good.values()), None),
     )
 
 

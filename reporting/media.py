@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -72,22 +72,14 @@ def clip_media(
     return Media([*audio, *absent], [*pictures[: len(audio)], *absent], codec)
 
 
-def media_of(clips: HeldOut, runs: Sequence[Run]) -> Callable[[NDArray[np.int64]], Media]:
-    """Makes sound and picture of clips by position: what the networks hear and, of the first run, what they see."""
+def media_of(clips: HeldOut, runs: Sequence[Run], rows: NDArray[np.int64]) -> Media:
+    """Sound and picture of clips by position: what the networks hear and, of the first run, what they see."""
     from dataset import LogMel, Store, as_float
 
-    features = next(run.features for run in runs if run.features)
-
-    def make(rows: NDArray[np.int64]) -> Media:
-        waves = Store.open(clips.work).clips("train").windows(rows, clips.clip_samples)
-        mel = LogMel(features)(as_float(waves))[:, 0]  # (rows, n_mels, frames)
-        return clip_media(list(waves.numpy()), clips.sample_rate, list(mel.numpy()))
-
-    return make
-
-
-def without_media(rows: NDArray[np.int64]) -> Media:
-    return Media([None] * len(rows), [None] * len(rows), "")
+    features = next(run.config.features for run in runs if run.config)
+    waves = Store.open(clips.work).clips("train").windows(rows, clips.clip_samples)
+    mel = LogMel(features)(as_float(waves))[:, 0]  # (rows, n_mels, frames)
+    return clip_media(list(waves.numpy()), clips.sample_rate, list(mel.numpy()))
 
 
 def data_uri(kind: str, content: bytes) -> str:

@@ -1,312 +1,430 @@
-"""The report as one HTML file that opens offline: `write_page` puts numbers, page.html, page.css and page.js together.
+"""The report as one HTML file that opens offline and reads without JavaScript.
 
-The page is inert where it could do harm: names from files are data in a JSON block, and page.js shows them as text
-nodes only; a Content-Security-Policy lets no script or style run but the two of this folder, which it names by their
-hashes, and lets nothing be loaded but data inside the file.
-
-`Report` and the classes before it are what the caller computes. Clips are known by their position in `Clips`, classes
-by theirs in `Task.classes`. A `Rate` is a number with the ends of its 95 % interval, None where there is none. Numbers
-may be NumPy's, and lists arrays.
+`page.html` is a Jinja2 template, filled from the findings; `charts` draws. `page.js` filters and sorts what is there.
+Names from files are escaped wherever they stand. A Content-Security-Policy names the page's own script and style by
+their hashes: nothing else runs, and nothing is loaded but data inside the file.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import math
-import types
-import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from string import Template
-from typing import Any, Literal, TypedDict
+from typing import Any
 
 import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from numpy.typing import NDArray
 
+from arg import NO_AUGMENT, to_plain
+from reporting.charts import Axis, Chart, Strip, bar, linear, logarithmic
+from reporting.findings import LISTED_DUPLICATES, Findings
+from reporting.gather import HeldOut, Run
+from reporting.media import Media, media_of
+from reporting.scores import BINS, Coverage, Interval, reliability, share
+from reporting.suspects import error_bins
+from reporting.systems import NAMES, Ensembles, Pair
+from reporting.verdict import ONE_RUN, counted, ensemble_verdict, remark
+from system.console import clock
 from system.files import replacing
+from util import confusion
 
+Ints = NDArray[np.int64]
 MOST_BYTES = 15_000_000
 HERE = Path(__file__).parent
-Rate = Sequence[float | None]  # value, low, high
+DASH = "\N{EN DASH}"
+WITH_MEDIA = 400  # listed clips for which sound and picture are made ...
+MEDIA_SECONDS = 400  # ... or fewer, where they are long
+TOP = 3  # classes shown of a clip
+PAIRS, GROUPS = 15, 20  # listed
+MOST_CLASSES = 60  # of the confusion matrix: more cells than that nobody reads
+THRESHOLDS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999)  # in the table of what can be labelled
 
 
-class Task(TypedDict):
-    clips: int
-    classes: list[str]
-    groups: int | None  # speakers; None where none are known
-    folds: int
-    sample_rate: int  # Hz
-    seconds: float  # the window
+def write_page(
+    path: Path, findings: Findings, comparisons: Sequence[Pair], verdict: Sequence[str], typed: str, audio: bool = True
+) -> None:
+    """Write the report as an HTML file of at most 15 MB; `typed` is the command that asked for it.
 
-
-class Scores(TypedDict):
-    accuracy: Rate
-    macro_f1: Rate
-    log_loss: Rate  # nats
-    top3: Rate
-    ece: Rate  # expected calibration error
-
-
-class FoldScore(TypedDict):
-    fold: int
-    clips: int
-    accuracy: Rate
-
-
-class History(TypedDict):
-    """A fold's curves, one value an epoch."""
-
-    fold: int
-    epoch: list[int]
-    train_loss: list[float]
-    valid_loss: list[float]
-    valid_accuracy: list[float]
-
-
-class Run(TypedDict):
-    name: str
-    status: Literal["complete", "incomplete", "stale"]
-    note: str  # what is missing, in words
-    command: str | None  # completes it
-    scores: Scores | None
-    folds: list[FoldScore]
-    seconds: float | None  # of training
-    history: list[History]
-
-
-class Comparison(TypedDict):
-    """Two runs or ensembles on the same clips."""
-
-    a: str
-    b: str
-    difference: Rate  # accuracy of a minus that of b
-    p: float
-    only_a: int  # clips that a alone has right
-    only_b: int
-
-
-class Candidate(TypedDict):
-    name: str
-    scores: Scores
-
-
-class Member(TypedDict):
-    run: str
-    view: str
-    weight: float
-    brings: float | None  # accuracy that goes without it
-
-
-class Ensemble(TypedDict):
-    method: str  # in a sentence
-    verdict: str  # in sentences
-    command: str  # uses it
-    temperature: float
-    candidates: list[Candidate]  # ways to combine, the best single run among them
-    members: list[Member]
-
-
-class Subject(TypedDict):
-    """The run or ensemble that everything after the ensemble is about."""
-
-    name: str
-    scores: Scores
-
-
-class Confusion(TypedDict):
-    counts: list[list[int]]  # (given label, predicted)
-    order: list[int]  # of classes, such that confusions cluster
-
-
-ClassScore = TypedDict(
-    "ClassScore", {"class": int, "clips": int, "precision": Rate, "recall": Rate, "f1": Rate}
-)  # this form, because "class" is a keyword
-
-
-class ReliabilityBin(TypedDict):
-    confidence: float  # mean
-    accuracy: Rate
-    clips: int
-
-
-class AtTarget(TypedDict):
-    coverage: float
-    threshold: float
-    precision: Rate
-
-
-class Coverage(TypedDict):
-    """Clips are labelled by themselves where the confidence reaches a threshold."""
-
-    points: list[tuple[float, float, float | None]]  # threshold, share of clips, share of them that is right
-    target: float  # precision
-    at_target: AtTarget | None  # None where no threshold reaches it
-    note: str
-
-
-class Pair(TypedDict):
-    a: int
-    b: int
-    a_as_b: int  # clips given as a and taken for b
-    b_as_a: int
-
-
-class Group(TypedDict):
-    name: str
-    weak: bool  # more than chance allows for
-    clips: int
-    error: Rate
-
-
-class FactorBin(TypedDict):
-    label: str
-    clips: int
-    error: Rate
-
-
-class Factor(TypedDict):
-    name: str
-    unit: str
-    bins: list[FactorBin]
-
-
-class Duplicate(TypedDict):
-    clips: list[int]
-    note: str
-
-
-class Clips(TypedDict):
-    """The listed clips as columns of one length, the most important first; a few hundred have sound and picture."""
-
-    fname: list[str]
-    label: list[int]
-    predicted: list[int]
-    confidence: list[float]  # probability of the predicted class
-    p_label: list[float]  # and of the given one
-    fold: list[int]
-    group: list[str]
-    problems: list[list[str]]  # kinds, in words
-    seconds: list[float]
-    top: list[list[tuple[int, float]]]  # the most probable classes, the first first
-    mel: list[str | None]  # data URIs, as `media.clip_media` makes them
-    audio: list[str | None]
-
-
-class Report(TypedDict):
-    title: str
-    made: str  # when and by which command
-    verdict: list[str]  # plain sentences, the most important first
-    method: list[str]  # how intervals, calibration error and tests are defined
-    task: Task
-    runs: list[Run]
-    comparisons: list[Comparison]
-    ensemble: Ensemble | None
-    subject: Subject
-    confusion: Confusion
-    per_class: list[ClassScore]
-    reliability: list[ReliabilityBin]
-    coverage: Coverage
-    pairs: list[Pair]
-    groups: list[Group]  # the weakest first; empty where none are known
-    factors: list[Factor]
-    duplicates: list[Duplicate]
-    clips: Clips
-    media_note: str  # which clips have sound, and in which form
-
-
-def write_page(path: Path, report: Mapping[str, Any]) -> None:
-    """Write a `Report` as an HTML file of at most 15 MB.
-
-    Were it larger, the last listed clips would lose sound and picture. ValueError, which names the place, where the
-    report is not what `Report` says.
+    Were it larger, the last of the listed clips would lose sound and picture.
     """
-    plain = _plain(report)
-    _check(plain, Report, "report")
-    _check_indices(plain)
-    page = _page(plain)
+    clips, results = findings.clips, findings.results
+    cards, codec = make_cards(findings, audio)
+    ensembles = results.ensembles if results.ensembles and len(results.ensembles.runs) > 1 else None
+    content = {
+        "findings": findings,
+        "clips": clips,
+        "results": results,
+        "fold_accuracies": [
+            fold.accuracy.value for one in results.systems.values() for fold in one.summary.folds.values()
+        ],
+        "scores": findings.system.summary.overall,
+        "verdict": verdict,
+        "made": f"{datetime.now():%Y-%m-%d %H:%M}, {typed}",
+        "facts": facts(clips),
+        "curves": curves(results.runs),
+        "comparisons": comparisons,
+        "one_run": ONE_RUN if results.ensembles and not ensembles else "",
+        "ensembles": ensembles,
+        "members": members(ensembles) if ensembles else [],
+        "matrix": matrix(findings),
+        "pairs": findings.pairs.head(PAIRS).to_dict("records"),
+        "classes": by_f1(findings),
+        "reliability": reliability_chart(findings),
+        "coverage": coverage_charts(findings.coverage),
+        "thresholds": thresholds(findings.coverage),
+        "factors": [factor(findings, *one) for one in findings.factors()],
+        "groups": [
+            (clips.group_names[row["group"]], row, Interval(row["rate"], row["low"], row["high"]))
+            for row in findings.weak.head(GROUPS).to_dict("records")
+        ],
+        "duplicates": duplicates(findings, cards),
+        "kinds": sorted({kind for card in cards for kind in card.kinds}),
+        "codec": codec,
+        "method": method(clips),
+    }
+    page = render(content, cards)
     if len(page) > MOST_BYTES:
-        _drop_media(plain["clips"], len(page) - MOST_BYTES)
-        page = _page(plain)
+        drop_media(cards, len(page) - MOST_BYTES)
+        page = render(content, cards)
     with replacing(path) as beside:
         beside.write_bytes(page)
 
 
-def _page(report: dict[str, Any]) -> bytes:
-    style, script = ((HERE / name).read_text("utf-8") for name in ("page.css", "page.js"))
+def render(content: Mapping[str, Any], cards: Sequence[Card]) -> bytes:
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    forms = {"percent": percent, "decimal": decimal, "points": points, "clock": clock, "breakable": breakable}
+    environment.filters |= forms
+    environment.globals |= forms | {
+        "rate": rate, "span": span, "counted": counted, "Strip": Strip, "bar": bar, "remark": remark,
+        "settings": settings, "because": ensemble_verdict, "NAMES": NAMES, "zip": zip, "enumerate": enumerate,
+    }  # fmt: skip
+    style, script = (Markup((HERE / name).read_text("utf-8")) for name in ("page.css", "page.js"))
     policy = (
         f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; "
-        "img-src data:; media-src data: blob:; base-uri 'none'; form-action 'none'"
+        "img-src data:; media-src data:; base-uri 'none'; form-action 'none'"
     )
-    text = Template((HERE / "page.html").read_text("utf-8"))
-    return text.substitute(policy=policy, style=style, script=script, data=embedded_json(report)).encode()
+    page = environment.get_template("page.html").render(
+        **content, cards=cards, heard=sum(bool(card.audio) for card in cards), style=style, script=script, policy=policy
+    )
+    return page.encode("utf-8", "replace")  # a lone surrogate is of a name that is not UTF-8
 
 
 def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}'"
 
 
-def embedded_json(value: Any) -> str:
-    """JSON that no HTML or JavaScript parser takes for anything else, whatever strings it holds."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    for character in "<>&\u2028\u2029":  # which JSON has within strings only
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
+# ------------------------------------------------------------------------------------------------------- numbers
 
 
-def _plain(value: Any) -> Any:
-    """`value` in Python's own types; floats to six digits, None where they are not finite."""
-    if isinstance(value, np.ndarray | np.generic):
-        value = value.tolist()
-    if isinstance(value, float):
-        return float(f"{value:.6g}") if math.isfinite(value) else None
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()  # a lone surrogate, of a name that is not UTF-8
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, Sequence):
-        return [_plain(item) for item in value]
-    return value
+def percent(value: float, digits: int = 1) -> str:
+    return f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%" if math.isfinite(value) else DASH
 
 
-def _check(value: Any, form: Any, where: str) -> None:
-    """Demand the keys of `form` and those of the TypedDicts in it; leaves are not looked at."""
-    origin = typing.get_origin(form)
-    if origin in (typing.Union, types.UnionType):
-        if value is not None:
-            _check(value, typing.get_args(form)[0], where)
-    elif origin is list:
-        item = typing.get_args(form)[0]
-        if typing.is_typeddict(item):
-            for position, entry in enumerate(value):
-                _check(entry, item, f"{where}[{position}]")
-    elif typing.is_typeddict(form):
-        fields = typing.get_type_hints(form)
-        if value.keys() != fields.keys():
-            raise ValueError(
-                f"{where}: lacks {fields.keys() - value.keys()}, has unknown {value.keys() - fields.keys()}"
+def decimal(value: float, digits: int = 3) -> str:
+    return f"{value:.{digits}f}" if math.isfinite(value) else DASH
+
+
+def points(value: float) -> str:
+    """A difference of shares in percentage points."""
+    return f"{100 * value:+.2f}".replace("-", "\N{MINUS SIGN}") if math.isfinite(value) else DASH
+
+
+def span(one: Interval, form: Callable[[float], str] = percent) -> str:
+    """93.6-94.8, the ends of an interval; "" where it has none."""
+    if not (math.isfinite(one.low) and math.isfinite(one.high)):
+        return ""
+    ends = [form(end).removesuffix("\N{NO-BREAK SPACE}%") for end in (one.low, one.high)]
+    return (" to " if form is points else DASH).join(ends)
+
+
+def rate(one: Interval, form: Callable[[float], str] = percent) -> Markup:
+    return Markup("{}<small> {}</small>").format(form(one.value), span(one, form))
+
+
+def breakable(name: str) -> Markup:
+    """A path that may be broken after its slashes."""
+    return Markup("/<wbr>").join(name.split("/"))
+
+
+# -------------------------------------------------------------------------------------------------- what is shown
+
+
+def facts(clips: HeldOut) -> str:
+    speakers = counted(sum(map(bool, clips.group_names)), "speaker") if clips.grouped else "speakers not known"
+    return (
+        f"{counted(len(clips), 'clip')}, {len(clips.classes):,} classes, {speakers}, {clips.folds} folds, "
+        f"{clips.sample_rate:,} Hz, {clips.clip_samples / clips.sample_rate:g} s a clip"
+    )
+
+
+def settings(run: Run) -> list[str]:
+    """How a run was trained, for a row of a table: epochs, optimiser, features, augmentation, what it began with."""
+    if run.config is None:
+        return [DASH] * 5
+    optim, features = run.config.optim, run.config.features
+    augment = [
+        f"{name.replace('_', ' ')} {' to '.join(f'{one:g}' for one in np.ravel(value))}"
+        for name, value in to_plain(run.config.augment).items()
+        if value != to_plain(NO_AUGMENT)[name]
+    ]
+    return [
+        f"{optim.epochs}",
+        f"{optim.optimizer}, rate {optim.lr:g}, weight decay {optim.weight_decay:g}, batch {optim.batch_size}",
+        f"{features.n_mels} bands, {features.frames} frames, n_fft {features.n_fft}, hop {features.hop_samples}",
+        ", ".join(augment) or "none",
+        run.config.weights or "random weights",
+    ]
+
+
+def curves(runs: Sequence[Run]) -> list[tuple[str, Chart, Chart]]:
+    """Of each run the held-out errors and the losses by epoch, on scales that all runs share."""
+    rows = [row for run in runs for history in run.history.values() for row in history]
+    if not rows:
+        return []
+    errors = logarithmic("held-out errors, %", [1 - row.get("valid_accuracy", math.nan) for row in rows], 100)
+    nats = [row.get(name, math.nan) for row in rows for name in ("train_loss", "valid_loss")]
+    losses = logarithmic("loss, nats", nats)
+    drawn = []
+    for run in runs:
+        if not any(run.history.values()):
+            continue
+        last = max(row["epoch"] + 1 for history in run.history.values() for row in history)
+        epochs = linear("epoch", [1, max(2, last)], whole=True)
+        top = Chart(f"{run.name}: held-out errors by epoch", epochs, errors, 190)
+        bottom = Chart(f"{run.name}: loss by epoch", epochs, losses, 190)
+        for fold, history in sorted(run.history.items()):
+            x = [row["epoch"] + 1 for row in history]
+            column = {
+                name: [row.get(name, math.nan) for row in history]
+                for name in ("train_loss", "valid_loss", "valid_accuracy")
+            }
+            end = f"fold {fold}: accuracy {percent(column['valid_accuracy'][-1])} at the end" if history else ""
+            top.line(x, [1 - value for value in column["valid_accuracy"]], "line fold", end)
+            bottom.line(x, column["train_loss"], "line second fold")
+            bottom.line(x, column["valid_loss"], "line fold")
+        drawn.append((run.name, top, bottom))
+    return drawn
+
+
+def members(ensembles: Ensembles) -> list[tuple[str, str, float, float]]:
+    """Run, its views with their weights, its weight, and the accuracy that is lost without it."""
+    brings = {ensembles.runs[one.run]: one for one in ensembles.brings}
+    views: dict[str, list[str]] = {}
+    for (run, view), weight in zip(ensembles.members, ensembles.chosen.final.weights, strict=True):
+        if weight > 0:
+            views.setdefault(run, []).append(f"{view}: {weight:.2f}")
+    return [(run, ", ".join(parts), brings[run].weight, brings[run].accuracy) for run, parts in views.items()]
+
+
+@dataclass(frozen=True)
+class Cell:
+    given: int
+    predicted: int
+    clips: int
+    share: float  # of the given class
+    kind: str  # its colour: r or e, and 0 to 9
+
+
+def matrix(findings: Findings) -> list[list[Cell]]:
+    """The confusion matrix, confused classes side by side; of many classes the MOST_CLASSES with most errors."""
+    counts = confusion(findings.truth, findings.predicted, len(findings.clips.classes))
+    errors = counts.sum(0) + counts.sum(1) - 2 * counts.diagonal()
+    kept = set(np.argsort(-errors, kind="stable")[:MOST_CLASSES].tolist())
+    order = [index for index in cluster_order(counts) if index in kept]
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    wrong = np.where(np.eye(len(counts), dtype=bool), 0, shares)[np.ix_(order, order)]
+    most = max(wrong.max(initial=0), 1e-9)
+
+    def cell(i: int, j: int) -> Cell:
+        kind = f"r{round(9 * shares[i, j])}" if i == j else f"e{math.ceil(9 * math.sqrt(shares[i, j] / most))}"
+        return Cell(i, j, int(counts[i, j]), float(shares[i, j]), kind)
+
+    return [[cell(i, j) for j in order] for i in order]
+
+
+def cluster_order(counts: Ints) -> list[int]:
+    """An order of the classes, of (C, C) confusions, in which those that are confused stand together.
+
+    Average linkage on one minus the share of two classes' clips that are confused, leaves in optimal order
+    (Bar-Joseph et al. 2001).
+    """
+    from scipy.cluster.hierarchy import leaves_list, linkage
+
+    classes = len(counts)
+    if classes < 3:
+        return list(range(classes))
+    both = counts + counts.T
+    clips = counts.sum(1)
+    distance = 1 - both / np.maximum(clips[:, None] + clips, 1)
+    above = np.triu_indices(classes, 1)
+    return [int(index) for index in leaves_list(linkage(distance[above], "average", optimal_ordering=True))]
+
+
+def by_f1(findings: Findings) -> list[tuple[int, Any]]:
+    """Index and scores of the classes, the worst first."""
+    classes = enumerate(findings.system.summary.classes)
+    return sorted(classes, key=lambda one: one[1].f1.value if one[1].clips else math.inf)
+
+
+def reliability_chart(findings: Findings) -> Chart:
+    bins = reliability(findings.truth, findings.system.probabilities, findings.group)
+    lowest = [value for one in bins for value in (one.confidence, one.accuracy.low)]
+    x, y = (linear(f"{what}, %", [*lowest, 0.9, 1.0], 100) for what in ("probability", "accuracy"))
+    chart = Chart(f"Accuracy against probability in {len(bins)} bins", x, y, 340)
+    chart.line([x.low, 1], [y.low, 1], "guide")
+    for one in bins:
+        said = f"probability {percent(one.confidence)}, accuracy {percent(one.accuracy.value)} ({span(one.accuracy)})"
+        chart.dot(one.confidence, one.accuracy, f"{said}, {counted(one.clips, 'clip')}")
+    return chart
+
+
+def coverage_charts(found: Coverage) -> tuple[Chart, Chart]:
+    """Precision and share of what is labelled, by the threshold."""
+    x = linear("least probability, %", [*found.thresholds.tolist(), 0.5, 1.0], 100)
+    right = linear("correct, % of the labelled", [*found.precisions.tolist(), found.target, 1.0], 100, 4)
+    top = Chart("Precision of what is labelled, by the least probability", x, right, 175)
+    bottom = Chart(
+        "Share of clips that are labelled, by the least probability", x, linear("labelled, % of all", [0, 1], 100), 175
+    )
+    top.line([x.low, x.high], [found.target] * 2, "guide")
+    top.line(found.thresholds.tolist(), found.precisions.tolist())
+    bottom.line(found.thresholds.tolist(), found.shares.tolist())
+    if found.reached:
+        top.upright(found.threshold)
+        bottom.upright(found.threshold)
+    return top, bottom
+
+
+def thresholds(found: Coverage) -> list[tuple[float, float, float]]:
+    """Thresholds that some clip reaches, the share of the clips that do, and the share of these that is right."""
+    taken = [(least, int((found.thresholds >= least).sum())) for least in THRESHOLDS]
+    return [(least, float(found.shares[n - 1]), float(found.precisions[n - 1])) for least, n in taken if n]
+
+
+def factor(findings: Findings, name: str, unit: str, value: NDArray[np.float64]) -> tuple[str, int, Chart]:
+    """Its name, the fewest clips of a bin, and the share of errors by bins of equal mass."""
+    bins = error_bins(findings.wrong, value)
+    digits = 2 if unit == "s" else 0
+    drawn = []
+    for least, most in zip(bins["least"], bins["most"], strict=True):
+        inside = (value >= least) & (value <= most)
+        label = f"{least:.{digits}f}" if least == most else f"{least:.{digits}f} to {most:.{digits}f}"
+        drawn.append((label, int(inside.sum()), share(findings.wrong[inside], findings.group[inside])))
+    apart = math.ceil(len(drawn) / 3)  # there is room for three labels; the others show under the pointer
+    marks = [(float(at), label) for at, (label, _, _) in enumerate(drawn) if at % apart == 0]
+    highest = [limit for _, _, error in drawn for limit in (0.0, 0.01, error.value, error.high)]
+    axis = Axis(f"{name}, {unit}", -0.5, len(drawn) - 0.5, marks)
+    chart = Chart(f"Share of errors by {name}", axis, linear("errors, %", highest, 100, 4), 200)
+    for at, (label, clips, error) in enumerate(drawn):
+        said = f"{label} {unit}: {percent(error.value)} errors ({span(error)}), {counted(clips, 'clip')}"
+        chart.dot(at, error, said, "error")
+    return name, min(clips for _, clips, _ in drawn), chart
+
+
+def duplicates(findings: Findings, cards: Sequence[Card]) -> list[tuple[list[int], str, str]]:
+    """Places in the list, names, and what is the matter, of near duplicates that disagree."""
+    at = {card.row: index for index, card in enumerate(cards)}
+    found = []
+    for row in findings.twins.head(LISTED_DUPLICATES).to_dict("records"):
+        listed = [at[clip] for clip in row["clips"] if clip in at]
+        if listed:
+            taken = f"{row['predictions']} class{'es' if row['predictions'] > 1 else ''}"
+            names = ", ".join(cards[index].fname for index in listed)
+            found.append((listed, names, f"{counted(row['labels'], 'label')}, taken for {taken}"))
+    return found
+
+
+def method(clips: HeldOut) -> list[str]:
+    drawn = "speakers (groups), whose clips are not independent" if clips.grouped else "clips, taken as independent"
+    return [
+        "Every clip is judged by the network that was not trained on it: that of the fold that held it out. "
+        "Probabilities are the mean over the test-time views.",
+        f"Intervals are 95 % intervals over {drawn}. They do not cover what another training would change.",
+        "Two systems are compared on the same clips. The p value is that of a sign-flip test over "
+        f"{'speakers' if clips.grouped else 'clips'}, not corrected for the number of pairs.",
+        f"The calibration error has {BINS} bins of equal mass, all folds pooled.",
+        "Ensembles are cross-fitted: the weights and the temperature for a clip were fitted to the other folds.",
+        "New clips are labelled by all folds together. That is usually a little better than the one network "
+        "that judges a clip here.",
+    ]
+
+
+# --------------------------------------------------------------------------------------------------- listed clips
+
+
+@dataclass
+class Card:
+    """A listed clip, as the page shows it."""
+
+    row: int  # among the clips of the system
+    fname: str
+    answers: list[tuple[str, str, str, str]]  # role, class, probability, and how it is marked
+    kinds: list[str]  # what is the matter with it
+    facts: str
+    keys: str  # for page.js: given, predicted, fold, speaker, p of the given and of the predicted class
+    audio: str | None  # data URIs
+    mel: str | None
+
+
+def make_cards(findings: Findings, audio: bool) -> tuple[list[Card], str]:
+    """The listed clips, the most important first, and the codec of their sound; "" where there is none."""
+    clips = findings.clips
+    rows, problems = findings.listed()
+    heard = rows[: min(WITH_MEDIA, round(MEDIA_SECONDS * clips.sample_rate / clips.clip_samples))] if audio else []
+    media = Media([], [], "")
+    if heard:
+        media = media_of(clips, findings.results.runs, findings.position[heard])
+    absent = [None] * (len(rows) - len(heard))
+    table, judged = findings.table.iloc[rows], findings.judged.iloc[rows]
+    probabilities = findings.system.probabilities[rows]
+    top = np.argsort(-probabilities, axis=1, kind="stable")[:, :TOP]
+    group = findings.group[rows]
+    cards = []
+    for at, (clip, one) in enumerate(zip(table.itertuples(), judged.itertuples(), strict=True)):
+        answers = [("correct" if one.label == one.predicted else "label", one.label, "given")]
+        if one.label != one.predicted:
+            answers.append(("predicted", one.predicted, "wrong"))
+        others = [other for other in top[at].tolist() if other not in (one.label, one.predicted)]
+        answers += [("", other, "other") for other in others[: TOP - len(answers)]]
+        facts = [f"speaker {clip.group}"] if clip.group else []
+        facts += [f"fold {clip.fold}", f"{clip.length / clips.sample_rate:.2f}\N{NO-BREAK SPACE}s"]
+        cards.append(
+            Card(
+                row=rows[at],
+                fname=clip.fname,
+                answers=[
+                    (role, clips.classes[index], chance(float(probabilities[at, index])), kind)
+                    for role, index, kind in answers
+                ],
+                kinds=problems[at],
+                facts=", ".join(facts),
+                keys=f"{one.label} {one.predicted} {clip.fold} {group[at]} {one.p_label:.4g} {one.p_predicted:.4g}",
+                audio=[*media.audio, *absent][at],
+                mel=[*media.mel, *absent][at],
             )
-        for name, field in fields.items():
-            _check(value[name], field, f"{where}.{name}")
+        )
+    return cards, media.codec
 
 
-def _check_indices(report: dict[str, Any]) -> None:
-    clips, classes = report["clips"], len(report["task"]["classes"])
-    lengths = {name: len(column) for name, column in clips.items()}
-    if len(set(lengths.values())) > 1:
-        raise ValueError(f"report.clips: columns of several lengths, {lengths}")
-    if not all(0 <= index < classes for name in ("label", "predicted") for index in clips[name]):
-        raise ValueError(f"report.clips: label and predicted must be below {classes}")
-    if sorted(report["confusion"]["order"]) != list(range(classes)):
-        raise ValueError(f"report.confusion.order: must be a permutation of {classes} classes")
-    if [len(row) for row in report["confusion"]["counts"]] != [classes] * classes:
-        raise ValueError(f"report.confusion.counts: must be {classes} x {classes}")
+def chance(value: float) -> str:
+    """A probability in percent that is never rounded to 0 or 100."""
+    if 0 < value < 0.0005:
+        return "< 0.1\N{NO-BREAK SPACE}%"
+    return "> 99.9\N{NO-BREAK SPACE}%" if 0.9995 <= value < 1 else percent(value)
 
 
-def _drop_media(clips: dict[str, Any], excess: int) -> None:
-    """Take sound and picture from the last clips on, until `excess` bytes are gone."""
-    for index in reversed(range(len(clips["fname"]))):
+def drop_media(cards: Sequence[Card], excess: int) -> None:
+    """Take sound and picture from the last cards on, until `excess` bytes are gone."""
+    for card in reversed(cards):
         if excess <= 0:
             break
-        excess -= len(clips["audio"][index] or "") + len(clips["mel"][index] or "")
-        clips["audio"][index] = clips["mel"][index] = None
+        excess -= len(card.audio or "") + len(card.mel or "")
+        card.audio = card.mel = None

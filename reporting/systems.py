@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,12 @@ from system.errors import UserError
 from util import confusion
 
 ENSEMBLE = "ensemble"  # stands for the one that is chosen
+NAMES = {
+    "single": "best single run",
+    "mean": "mean of all runs",
+    "greedy": "greedy selection",
+    "likelihood": "weights of maximum likelihood",
+}  # of the methods
 SYSTEMS_COMPARED = 8  # the best ones, pair by pair
 
 
@@ -66,9 +73,12 @@ def chance_accuracy(counts: NDArray[np.int64]) -> float:
     return max(1 / len(counts), float(shares.sum(0) @ shares.sum(1)))
 
 
-def score_runs(clips: HeldOut, runs: Sequence[Run]) -> dict[str, System]:
-    """The runs that have predictions, by name, over the folds that they have; the mean over the views is judged."""
-    return {run.name: score(clips, run.name, run.rows, run.mean[run.rows]) for run in runs if run.rows.any()}
+class Pair(NamedTuple):
+    """Two systems on the clips that both held out."""
+
+    a: System
+    b: System
+    found: Comparison
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +115,7 @@ def find_ensemble(clips: HeldOut, runs: Sequence[Run]) -> Ensembles | None:
     choice = choose(candidates, clips.truth, clips.group)
     everything = np.ones(len(clips), np.bool_)
     systems = {
-        method: score(clips, f"{ENSEMBLE}: {method}", everything, candidate.probabilities)
+        method: score(clips, _name(candidate, members), everything, candidate.probabilities)
         for method, candidate in candidates.items()
     }
     return Ensembles(
@@ -119,6 +129,66 @@ def find_ensemble(clips: HeldOut, runs: Sequence[Run]) -> Ensembles | None:
     )
 
 
+@dataclass(frozen=True, eq=False)
+class Results:
+    """What has been trained, judged: every run that has predictions, and the ensembles of the complete ones."""
+
+    clips: HeldOut
+    runs: Sequence[Run]
+    systems: Mapping[str, System]  # by run, over the folds that it has; the mean over the views is judged
+    ensembles: Ensembles | None  # None where no run is complete
+
+    def named(self, name: str) -> System:
+        """A run, or the ensemble that was chosen. UserError where there is no such thing."""
+        if name == ENSEMBLE and self.ensembles:
+            return self.ensembles.system
+        if name not in self.systems:
+            have = [*self.systems, *([ENSEMBLE] if self.ensembles else [])]
+            raise UserError(f"{name}: no run with out-of-fold predictions; there is {', '.join(have)}")
+        return self.systems[name]
+
+    def best(self) -> System:
+        """The ensemble where there is one, else the run with most clips and then the lowest log loss."""
+        if self.ensembles:
+            return self.ensembles.system
+        return max(self.systems.values(), key=lambda one: (int(one.rows.sum()), -one.summary.overall.log_loss.value))
+
+    def compared(self, a: System, b: System) -> Pair:
+        """Paired, on the clips that both have. UserError where there is none."""
+        both = a.rows & b.rows
+        if not both.any():
+            raise UserError(f"{a.name} and {b.name}: no clip that both held out; train the same folds of both")
+        of_a, of_b = (one.probabilities[both[one.rows]] for one in (a, b))
+        return Pair(a, b, compare(self.clips.truth[both], of_a, of_b, self.clips.group[both]))
+
+    def comparisons(self) -> list[Pair]:
+        """The best complete runs pair by pair, the better one first; before them an ensemble against the best run."""
+        complete = sorted(
+            (one for one in self.systems.values() if one.complete), key=lambda one: -one.summary.overall.accuracy.value
+        )
+        pairs = list(combinations(complete[:SYSTEMS_COMPARED], 2))
+        if self.ensembles and self.ensembles.choice.method != "single" and len(complete) > 1:
+            pairs = [(self.ensembles.system, complete[0]), *pairs]
+        return [self.compared(a, b) for a, b in pairs]
+
+
+def judge_runs(clips: HeldOut, runs: Sequence[Run]) -> Results:
+    """Score every run and find the best ensemble. UserError where no run has predictions."""
+    systems = {run.name: score(clips, run.name, run.rows, run.mean[run.rows]) for run in runs if run.rows.any()}
+    if not systems:
+        first = f"{runs[0].name}: {runs[0].note}; {runs[0].command}".rstrip("; ")
+        raise UserError(f"{clips.work}: no predictions to judge. {first}")
+    return Results(clips, runs, systems, find_ensemble(clips, runs))
+
+
+def _name(candidate: Candidate, members: Sequence[tuple[str, int]]) -> str:
+    if len({run for run, _ in members}) == 1:
+        return members[0][0]
+    if candidate.method == "single":
+        return f"the {NAMES['single']} ({members[int(candidate.final.weights.argmax())][0]})"
+    return f"the ensemble ({NAMES[candidate.method]})"
+
+
 def write_chosen(clips: HeldOut, ensembles: Ensembles) -> None:
     """Write `ensemble.json`, which inference.py --ensemble weighted uses."""
     scores = ensembles.system.summary.overall
@@ -129,42 +199,3 @@ def write_chosen(clips: HeldOut, ensembles: Ensembles) -> None:
     }
     spec = ensemble_spec(ensembles.chosen, ensembles.members, clips.classes, clips.folds_hash, values)
     write_ensemble(clips.work, spec)
-
-
-def named(systems: dict[str, System], ensembles: Ensembles | None, name: str) -> System:
-    """A run, or the ensemble that was chosen. UserError where there is no such thing."""
-    if name == ENSEMBLE and ensembles:
-        return ensembles.system
-    if name not in systems:
-        have = [*systems, *([ENSEMBLE] if ensembles else [])]
-        raise UserError(f"{name}: no run with out-of-fold predictions; there is {', '.join(have)}")
-    return systems[name]
-
-
-def best(systems: dict[str, System], ensembles: Ensembles | None) -> System:
-    """The ensemble where there is one, else the run with most clips and then the lowest log loss."""
-    if ensembles:
-        return ensembles.system
-    return max(systems.values(), key=lambda one: (int(one.rows.sum()), -one.summary.overall.log_loss.value))
-
-
-def compared(clips: HeldOut, a: System, b: System) -> Comparison:
-    """Paired, on the clips that both have. UserError where there is none."""
-    both = a.rows & b.rows
-    if not both.any():
-        raise UserError(f"{a.name} and {b.name}: no clip that both held out; train the same folds of both")
-    of_a, of_b = (one.probabilities[both[one.rows]] for one in (a, b))
-    return compare(clips.truth[both], of_a, of_b, clips.group[both])
-
-
-def all_compared(
-    clips: HeldOut, systems: dict[str, System], ensembles: Ensembles | None
-) -> list[tuple[System, System, Comparison]]:
-    """The best complete runs pair by pair, the better one first; before them an ensemble against the best run."""
-    complete = sorted(
-        (one for one in systems.values() if one.complete), key=lambda one: -one.summary.overall.accuracy.value
-    )
-    pairs = list(combinations(complete[:SYSTEMS_COMPARED], 2))
-    if ensembles and ensembles.choice.method != "single" and len(complete) > 1:
-        pairs = [(ensembles.system, complete[0]), *pairs]
-    return [(a, b, compared(clips, a, b)) for a, b in pairs]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from reporting.findings import Findings
-from reporting.gather import COMPLETE, HeldOut, Run
-from reporting.scores import Comparison, Coverage, Interval
-from reporting.systems import Ensembles, System
+from reporting.gather import COMPLETE, Run
+from reporting.scores import Coverage, Interval
+from reporting.systems import NAMES, Ensembles, Pair, Results, System
 from system.console import clock
 
 WELL_CALIBRATED = 0.02  # calibration error
@@ -15,25 +15,14 @@ MOST_LETTERS = 40  # of a class's name in a sentence
 ONE_RUN = (
     "Only one run is complete, so there is nothing to compare or to combine it with: train another network or size."
 )
-METHODS = {
-    "single": "best single run",
-    "mean": "mean of all runs",
-    "greedy": "greedy selection",
-    "likelihood": "weights of maximum likelihood",
-}
 
 
-def say(
-    clips: HeldOut,
-    runs: Sequence[Run],
-    ensembles: Ensembles | None,
-    comparisons: Sequence[tuple[System, System, Comparison]],
-    findings: Findings,
-) -> list[str]:
+def say(findings: Findings, comparisons: Sequence[Pair]) -> list[str]:
     """The findings in plain sentences, the most important first."""
+    clips, runs, ensembles = findings.clips, findings.results.runs, findings.results.ensembles
     system = findings.system
     scores = system.summary.overall
-    name = _in_words(ensembles) if ensembles and system is ensembles.system else system.name
+    name = system.name.replace("the ", "The ", 1) if system.name.startswith("the ") else system.name
     judged = counted(scores.clips, "clip")
     if clips.grouped:
         judged += f", {counted(len(findings.speakers), 'speaker')}"
@@ -82,7 +71,8 @@ def _reading(findings: Findings) -> list[str]:
     if suspected := len(findings.suspects):
         are = "is" if suspected == 1 else "are"
         sentences.append(
-            f"{counted(suspected, 'label')} {are} suspected of being wrong: listen to the first clips of the list."
+            f"{counted(suspected, 'label')} {are} suspected, as the networks or near duplicates say otherwise: "
+            "listen to the first clips of the list."
         )
     if weak := int(findings.weak["weak"].sum()):
         have = "has" if weak == 1 else "have"
@@ -96,34 +86,23 @@ def remark(run: Run, system: System | None) -> str:
     return "; ".join(filter(None, [run.note, lost]))
 
 
-def _in_words(ensembles: Ensembles) -> str:
-    """The chosen ensemble, to begin a sentence with."""
-    method = ensembles.choice.method
-    if method == "single" or len(ensembles.runs) == 1:
-        run = ensembles.members[int(ensembles.chosen.final.weights.argmax())][0]
-        return run if method == "single" else f"{run}, its views weighted,"
-    return {"mean": "The mean of all runs", "greedy": "The ensemble of greedy selection"}.get(
-        method, "The ensemble of maximum likelihood"
-    )
-
-
 def ensemble_verdict(ensembles: Ensembles) -> str:
     """Why this ensemble was chosen, in words."""
     choice = ensembles.choice
-    chosen, excess = METHODS[choice.method].capitalize(), choice.excess[choice.method]
+    chosen, excess = NAMES[choice.method].capitalize(), choice.excess[choice.method]
     if choice.method == choice.lowest:
         return f"{chosen}: the lowest log loss of the four."
     return (
-        f"{chosen}: simpler than {METHODS[choice.lowest]}, and its log loss is not clearly higher "
+        f"{chosen}: simpler than {NAMES[choice.lowest]}, and its log loss is not clearly higher "
         f"({excess.value:+.4f}, {excess.low:+.4f} to {excess.high:+.4f})."
     )
 
 
-def _gain(ensembles: Ensembles, comparisons: Sequence[tuple[System, System, Comparison]]) -> str:
+def _gain(ensembles: Ensembles, comparisons: Sequence[Pair]) -> str:
     """What the chosen ensemble does against the best run."""
     if len(ensembles.runs) == 1:
         return ONE_RUN
-    if ensembles.choice.method == "single":
+    if not (comparisons and comparisons[0].a is ensembles.system):
         return f"No ensemble is clearly better than one run alone. {ensemble_verdict(ensembles)}"
     _, run, found = comparisons[0]
     gain = found.accuracy
@@ -177,8 +156,8 @@ def points(difference: Interval) -> str:
     return f"{value:+.2f} points ({low:+.2f} to {high:+.2f})"
 
 
-def table_of(runs: Sequence[Run], systems: dict[str, System], ensembles: Ensembles | None) -> str:
-    """Runs and ensembles with their scores, for the terminal."""
+def table_of(results: Results) -> str:
+    """Runs and ensembles with their scores, and what is to be known of the runs, for the terminal."""
     heads = ("", "accuracy", "macro F1", "log loss", "top 3", "calibration", "folds", "training")
     lines: list[tuple[str, ...]] = [heads]
 
@@ -186,28 +165,29 @@ def table_of(runs: Sequence[Run], systems: dict[str, System], ensembles: Ensembl
         if system is None:
             return ("-",) * 5
         one = system.summary.overall
-        return tuple(
-            [str(score) for score in (one.accuracy, one.macro_f1, one.log_loss, one.top3, one.calibration_error)]
-        )
+        return tuple(map(str, (one.accuracy, one.macro_f1, one.log_loss, one.top3, one.calibration_error)))
 
-    for run in runs:
+    for run in results.runs:
         took = clock(run.seconds) if run.seconds else "-"
-        lines.append((run.name, *numbers(systems.get(run.name)), str(len(run.folds)), took))
-    if ensembles and len(ensembles.runs) > 1:
-        for method, system in ensembles.systems.items():
-            star = " *" if method == ensembles.choice.method else ""
-            lines.append((METHODS[method] + star, *numbers(system), "", ""))
+        lines.append((run.name, *numbers(results.systems.get(run.name)), str(len(run.folds)), took))
+    if results.ensembles and len(results.ensembles.runs) > 1:
+        for method, system in results.ensembles.systems.items():
+            star = " *" if method == results.ensembles.choice.method else ""
+            lines.append((NAMES[method] + star, *numbers(system), "", ""))
     widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    )
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    for run in results.runs:
+        if said := remark(run, results.systems.get(run.name)):
+            text.append(f"{run.name}: {run.status}, {said}" + (f"\n  {run.command}" if run.command else ""))
+    return "\n".join(text)
 
 
-def say_comparison(a: System, b: System, found: Comparison) -> str:
+def say_comparison(pair: Pair) -> str:
     """A paired comparison, for the terminal."""
+    a, b, found = pair
     loss = found.log_loss
     return (
-        f"{a.name} less {b.name}: accuracy {points(found.accuracy)}, p = {found.p_value:.3g}; "
+        f"{a.name} minus {b.name}: accuracy {points(found.accuracy)}, p = {found.p_value:.3g}; "
         f"log loss {loss.value:+.4f} ({loss.low:+.4f} to {loss.high:+.4f})\n"
-        f"right alone: {found.only_a_right:,} clips by {a.name}, {found.only_b_right:,} by {b.name}"
+        f"clips that only one labels correctly: {found.only_a_right:,} {a.name}, {found.only_b_right:,} {b.name}"
     )

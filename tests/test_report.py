@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -23,12 +22,13 @@ import train
 from benchmarks.browser import find_browser, open_browser
 from benchmarks.report import make_runs
 from prediction.spec import read_ensemble
-from reporting.content import cluster_order
 from reporting.findings import SUSPECT
 from reporting.gather import COMPLETE, INCOMPLETE, STALE, find_runs, held_out_clips
+from reporting.page import cluster_order
 from reporting.scores import Interval
 from reporting.verdict import meaning
 from tests.conftest import SHARED
+from tests.pages import Page, listed
 
 MODEL = "test_resnet"
 RUN = f"{MODEL}-16x16-0"
@@ -58,32 +58,24 @@ def out_of_fold(work: Path, run: str) -> tuple[Any, Any]:
     )
 
 
-def data_of(page: Path) -> dict[str, Any]:
-    text = page.read_text("utf-8")
-    start = text.index(">", text.index('type="application/json"')) + 1
-    found: dict[str, Any] = json.loads(text[start : text.index("</script>", start)])
-    return found
-
-
 def test_everything_is_written_and_said(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert report.main(["-w", str(work)]) == 0
     said = capsys.readouterr().out
-    page = data_of(work / "report.html")
-    for run in page["runs"]:
-        truth, probabilities = out_of_fold(work, run["name"])
-        scores = run["scores"]
-        assert scores["accuracy"][0] == pytest.approx(accuracy_score(truth, probabilities.argmax(1)), abs=1e-6)
+    page = Page(work / "report.html")
+    for name, _, accuracy, _, loss, *_ in page.rows("runs"):
+        truth, probabilities = out_of_fold(work, name)
+        right = accuracy_score(truth, probabilities.argmax(1))
         exact = probabilities.astype(float) / probabilities.sum(1, keepdims=True, dtype=float)
-        assert scores["log_loss"][0] == pytest.approx(log_loss(truth, exact), rel=1e-5)
-        assert scores["accuracy"][1] < scores["accuracy"][0] < scores["accuracy"][2]
-        assert f"{scores['accuracy'][0]:.3f} (" in said
-    assert page["verdict"][0] in said
-    counts = np.array(page["confusion"]["counts"])
-    assert counts.sum() == 36
-    listed = page["clips"]
-    errors = sum(given != taken for given, taken in zip(listed["label"], listed["predicted"], strict=True))
-    assert errors == counts.sum() - np.trace(counts)
-    assert any(listed["audio"])
+        assert accuracy.startswith(f"{100 * right:.1f} % ")
+        assert loss.startswith(f"{log_loss(truth, exact):.3f} ")
+        assert f"{right:.3f} (" in said
+    assert page.verdict[0] in said
+    assert sum(page.cells.values()) == 36
+    cards = page.cards
+    assert sum(card["label"] != card["predicted"] for card in cards) == sum(
+        clips for (given, predicted), clips in page.cells.items() if given != predicted
+    )
+    assert any(card["audio"] for card in cards)
     spec = read_ensemble(work)
     assert spec.folds == (0, 1)
     assert f"next: python inference.py -w {work} --ensemble weighted" in said
@@ -91,7 +83,7 @@ def test_everything_is_written_and_said(work: Path, capsys: pytest.CaptureFixtur
 
 def test_the_ensemble_labels_clips(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert report.main(["-w", str(work), "--no-audio"]) == 0
-    assert not any(data_of(work / "report.html")["clips"]["audio"])
+    assert not any(card["audio"] for card in Page(work / "report.html").cards)
     assert inference.main(["-w", str(work), "--ensemble", "weighted", "-g", "cpu", "-o", str(tmp_path / "x.csv")]) == 0
     assert len(pd.read_csv(tmp_path / "x.csv")) == 6
 
@@ -165,7 +157,7 @@ def test_two_are_compared(work: Path, capsys: pytest.CaptureFixture[str]) -> Non
     (truth, a), (_, b) = (out_of_fold(work, f"{MODEL}-16x16-{run}") for run in range(2))
     alone = ((a.argmax(1) == truth) & (b.argmax(1) != truth)).sum()
     said = capsys.readouterr().out
-    assert f"right alone: {alone} clips by {RUN}" in said
+    assert f"only one labels correctly: {alone} {RUN}" in said
     assert not (work / "report.html").exists()
     assert report.main(["-w", str(work), "--compare", RUN, "ensemble"]) == 0
     assert report.main(["-w", str(work), "--compare", RUN, "resnet"]) == 2
@@ -228,11 +220,10 @@ def test_the_exported_suspects_are_those_of_the_page(work: Path, tmp_path: Path)
         path.unlink(missing_ok=True)
         assert report.main(["-w", str(work), "--no-audio", "--export", str(path)]) == 0
         exported = pd.read_csv(path, dtype=str, keep_default_na=False)
-        page = data_of(work / "report.html")
-        clips = page["clips"]
-        shown = [name for name, kinds in zip(clips["fname"], clips["problems"], strict=True) if SUSPECT in kinds]
+        page = Page(work / "report.html")
+        shown = [card["fname"] for card in page.cards if SUSPECT in card["kinds"]]
         assert shown == exported["fname"].tolist()
-        assert any(f"{len(shown)} labels are suspected" in sentence for sentence in page["verdict"])
+        assert any(f"{len(shown)} labels are suspected" in sentence for sentence in page.verdict)
         assert not any(name in reason for name, reason in zip(exported["fname"], exported["reason"], strict=True))
         return exported
 
@@ -267,9 +258,10 @@ def test_a_network_at_chance_has_learned_nothing(
     assert "next:" not in said.out
     assert f"{path}: not written: " in said.err
     assert not path.exists()
-    page = data_of(work / "report.html")
-    assert "has learned nothing" in page["verdict"][0]
-    assert not any(SUSPECT in kinds for kinds in page["clips"]["problems"])
+    page = Page(work / "report.html")
+    assert "has learned nothing" in page.verdict[0]
+    assert "has learned nothing" in page.rows("runs")[1][0]
+    assert SUSPECT not in page.section("clips").text
 
 
 def test_classes_may_be_called_what_columns_are(data_root: Path, tmp_path: Path) -> None:
@@ -320,10 +312,19 @@ def test_a_trained_run(store_work: Path, tmp_path: Path, capsys: pytest.CaptureF
     options = ["-t", "16", "-m", MODEL, "--epochs", "1", "--batch-size", "8", "-g", "cpu"]
     assert train.main(["-w", str(work), *options]) == 0
     assert report.main(["-w", str(work)]) == 0
-    page = data_of(work / "report.html")
-    assert page["runs"][0]["status"] == COMPLETE
-    assert page["runs"][0]["history"][0]["epoch"] == [1]
-    assert page["runs"][0]["seconds"] > 0
+    page = Page(work / "report.html")
+    name, clips, folds, epochs, optimiser, features, augmentation, started, took = page.rows("runs", 1)[0]
+    assert (name, clips, folds, epochs) == (f"{MODEL}-16x16", "36", "2 of 2", "1")
+    assert optimiser.endswith("batch 8")
+    assert features.startswith("16 bands, 16 frames, n_fft ")
+    assert augmentation == "gain db 6, shift seconds 0.1, noise std 0.005, speed 0.1"
+    assert started == "random weights"
+    assert took.endswith(" s")
+    assert len(list(page.section("curves").every("svg"))) == 2
+    # One run has nothing to be compared with.
+    assert "Only one run is complete" in page.section("comparisons").text
+    assert not list(page.root.every("section", id="ensemble"))
+    assert "best single run" not in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------------------------------------------- the verdict
@@ -331,7 +332,7 @@ def test_a_trained_run(store_work: Path, tmp_path: Path, capsys: pytest.CaptureF
 
 def verdict(work: Path, *options: str) -> str:
     assert report.main(["-w", str(work), "--no-audio", *options]) == 0
-    return "\n".join(data_of(work / "report.html")["verdict"])
+    return "\n".join(Page(work / "report.html").verdict)
 
 
 def test_one_run_is_said_to_be_the_only_one(work: Path) -> None:
@@ -345,7 +346,7 @@ def test_a_run_without_errors(store_work: Path, tmp_path: Path) -> None:
     shutil.copytree(store_work, work)
     make_runs(work, 2, MODEL, size=16, skill=60)
     said = verdict(work)
-    assert said.startswith(f"{RUN} labels 100.0 % (")
+    assert said.startswith(f"The best single run ({RUN}) labels 100.0 % (")
     assert "No ensemble is clearly better than one run alone." in said
     assert "There is no error, so nothing is confused." in said
     assert "suspected" not in said
@@ -356,10 +357,9 @@ def test_only_speakers_that_have_a_name_are_counted(work: Path) -> None:
     table.loc[table["group"] != "s0", "group"] = ""
     table.to_csv(work / "clips.csv", index=False)
     assert "(36 clips, 1 speaker)" in verdict(work)
-    page = data_of(work / "report.html")
-    assert page["task"]["groups"] == 1
-    assert {group["name"] for group in page["groups"]} <= {"s0"}
-    assert {group["name"] for group in page["groups"]} <= set(page["clips"]["group"])
+    page = Page(work / "report.html")
+    assert " 1 speaker, " in page.root.one("p", "facts").text
+    assert [row[0].split(" ")[0] for row in page.rows("speakers")] == ["s0s0"]  # with a script and without
 
 
 @pytest.mark.parametrize(
@@ -390,26 +390,21 @@ def test_the_page_of_recorded_words_in_a_browser(tmp_path: Path) -> None:
     assert preprocess.main(["-i", str(tmp_path / "data"), "-w", str(work), "-k", "2"]) == 0
     make_runs(work, 2, MODEL, size=32, skill=1.2)
     assert report.main(["-w", str(work)]) == 0
-    content = data_of(work / "report.html")
-    counts = np.array(content["confusion"]["counts"])
-    given, predicted = np.argwhere(counts * (1 - np.eye(3, dtype=int)))[0].tolist()
-    clips = content["clips"]
-    in_cell = [
-        row
-        for row, pair in enumerate(zip(clips["label"], clips["predicted"], strict=True))
-        if pair == (given, predicted)
-    ]
+    page = Page(work / "report.html")
+    given, predicted = next(pair for pair in page.cells if pair[0] != pair[1])
+    in_cell = listed(page.cards, label=given, predicted=predicted)
     with open_browser(program) as tab:
         tab.goto(work / "report.html")
         cards = "[...document.querySelectorAll('.card')].map(card => +card.dataset.clip)"
-        tab.click(f"td[data-given='{given}'][data-predicted='{predicted}']")
+        tab.click(f'.matrix [data-show*=\'"given":{given},"predicted":{predicted},\']')
         assert tab.evaluate(cards) == in_cell
-        assert len(in_cell) == counts[given, predicted]
+        assert len(in_cell) == page.cells[given, predicted]
+        tab.click(".card img")
         assert 0.2 < tab.wait_for("document.querySelector('.card audio').duration") < 1.5
-        tab.evaluate("[...document.querySelectorAll('.found button')].forEach(button => button.click())")
+        tab.evaluate("document.querySelector('#all').click()")
         tab.evaluate("(() => { const field = document.querySelector('[name=fold]'); field.value = '1'; "
-                     "field.dispatchEvent(new Event('change', {bubbles: true})); })()")  # fmt: skip
-        assert tab.evaluate(cards) == [row for row, fold in enumerate(clips["fold"]) if fold == 1][:24]
+                     "field.dispatchEvent(new Event('input', {bubbles: true})); })()")  # fmt: skip
+        assert tab.evaluate(cards) == listed(page.cards, fold=1)[:24]
         assert hostile in tab.evaluate("document.body.innerText")
         assert [url for url in tab.requested()[1:] if not url.startswith(("data:", "blob:"))] == []
         assert tab.complaints() == []
