@@ -6,21 +6,21 @@ mistyped option answer at once.
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Sequence
 
 from arg import ReportConfig, parse_report
 from system.console import command
+from system.options import command_line
 from system.paths import PAGE
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    report(parse_report(argv), shlex.join(["python", "report.py", *(sys.argv[1:] if argv is None else argv)]))
+    report(parse_report(argv))
 
 
-def report(config: ReportConfig, typed: str = "python report.py") -> None:
+def report(config: ReportConfig) -> None:
     """Score the runs under `config.work`, choose an ensemble of them, and write both down with what goes wrong."""
     from reporting.export import export, spare_decisions
     from reporting.findings import Findings
@@ -42,12 +42,13 @@ def report(config: ReportConfig, typed: str = "python report.py") -> None:
     verdict = say(findings, comparisons)
     print("\n" + "\n".join(verdict) + "\n")
     path = config.output or config.work / PAGE
-    write_page(path, findings, comparisons, verdict, typed, config.audio)
+    write_page(path, findings, comparisons, verdict, command_line(config), config.audio)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, opens in any browser")
     if results.ensembles:
         write_chosen(clips, results.ensembles)
         if findings.system.learned:
-            print(f"next: {results.ensembles.command}")
+            where = "" if clips.test_clips else ", CLIPS being a folder of clips to label"
+            print(f"next: {results.ensembles.command}{where}")
     if config.export:
         export(config.export, findings)
 

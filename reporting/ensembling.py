@@ -342,6 +342,7 @@ def ensemble_spec(
     )
 
 
-def inference_command(work: Path) -> str:
-    """The command that labels clips with the work folder's `ensemble.json`."""
-    return command_line(InferenceConfig(work=work, ensemble="weighted"))
+def inference_command(work: Path, test_clips: bool = True) -> str:
+    """The command that labels clips with the work folder's `ensemble.json`; a folder named CLIPS without test clips."""
+    folder = None if test_clips else Path("CLIPS")
+    return command_line(InferenceConfig(input_path=folder, work=work, ensemble="weighted"))

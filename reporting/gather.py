@@ -40,6 +40,7 @@ class HeldOut:
     group: Ints  # (n,) 0 to the number of groups - 1; a clip without a speaker is a group of its own
     group_names: tuple[str, ...]  # "" for such a clip
     grouped: bool  # whether there are speakers
+    test_clips: int  # in the store
 
     def __len__(self) -> int:
         return len(self.truth)
@@ -60,8 +61,8 @@ def held_out_clips(work: Path) -> HeldOut:
     from preprocessing.store import load_clips
 
     store = Store.open(work)
-    table = load_clips(work)
-    table = table[table["split"] == "train"].reset_index(drop=True)
+    everything = load_clips(work)
+    table = everything[everything["split"] == "train"].reset_index(drop=True)
     names = table["group"].to_numpy(object)
     alone = names == ""
     unique, code = np.unique(np.where(alone, "", names).astype(str), return_inverse=True)
@@ -83,6 +84,7 @@ def held_out_clips(work: Path) -> HeldOut:
         group=group,
         group_names=(*known, *[""] * int(alone.sum())),
         grouped=bool(known),
+        test_clips=int((everything["split"] == "test").sum()),
     )
 
 

@@ -21,7 +21,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from arg import NO_AUGMENT, to_plain
+from arg import NO_AUGMENT
 from reporting.charts import Axis, Chart, Strip, bar, linear, logarithmic
 from reporting.findings import LISTED_DUPLICATES, Findings
 from reporting.gather import HeldOut, Run
@@ -32,6 +32,7 @@ from reporting.systems import NAMES, Ensembles, Pair
 from reporting.verdict import ONE_RUN, counted, ensemble_verdict, remark
 from system.console import clock
 from system.files import replacing
+from system.options import to_plain
 from util import confusion
 
 Ints = NDArray[np.int64]
@@ -47,9 +48,14 @@ THRESHOLDS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999)  # in the table of wh
 
 
 def write_page(
-    path: Path, findings: Findings, comparisons: Sequence[Pair], verdict: Sequence[str], typed: str, audio: bool = True
+    path: Path,
+    findings: Findings,
+    comparisons: Sequence[Pair],
+    verdict: Sequence[str],
+    command: str,
+    audio: bool = True,
 ) -> None:
-    """Write the report as an HTML file of at most 15 MB; `typed` is the command that asked for it.
+    """Write the report as an HTML file of at most 15 MB; `command` is what asked for it.
 
     Were it larger, the last of the listed clips would lose sound and picture.
     """
@@ -65,7 +71,7 @@ def write_page(
         ],
         "scores": findings.system.summary.overall,
         "verdict": verdict,
-        "made": f"{datetime.now():%Y-%m-%d %H:%M}, {typed}",
+        "made": f"{datetime.now():%Y-%m-%d %H:%M}, {command}",
         "facts": facts(clips),
         "curves": curves(results.runs),
         "comparisons": comparisons,

@@ -125,7 +125,7 @@ def find_ensemble(clips: HeldOut, runs: Sequence[Run]) -> Ensembles | None:
         choice=choice,
         brings=tuple(contributions(stacked, clips.truth, clips.fold, number, candidates[choice.method])),
         runs=tuple(run.name for run in complete),
-        command=inference_command(clips.work),
+        command=inference_command(clips.work, clips.test_clips > 0),
     )
 
 

@@ -389,3 +389,4 @@ def test_a_missing_file_says_how_to_get_it(work: Path) -> None:
 def test_the_command_that_uses_it() -> None:
     assert inference_command(Path("work")) == "python inference.py --ensemble weighted"
     assert inference_command(Path("my work")) == "python inference.py -w 'my work' --ensemble weighted"
+    assert inference_command(Path("work"), test_clips=False) == "python inference.py -i CLIPS --ensemble weighted"

@@ -61,11 +61,11 @@ def made_findings(
     )  # fmt: skip
     table.loc[[5, 6], "cluster"] = "c"
     held = Made(
-        work, Path("made"), tuple(classes), FOLDS, "", RATE, RATE, table, truth, fold, group, tuple(names), True
+        work, Path("made"), tuple(classes), FOLDS, "", RATE, RATE, table, truth, fold, group, tuple(names), True, 0
     )
     hard = draw.standard_normal((clips, len(classes)))
     hard[np.arange(clips), truth] += skill * draw.uniform(0.5, 1.5, clips)
-    hard[:3, 0] -= 20  # among the first that are listed, whatever they are
+    hard[np.arange(3), truth[:3]] -= 20  # listed first
     config = RunConfig(
         "resnet18", tuple(classes), (1,) * len(classes), FeatureOptions().resolve(RATE, RATE), NO_AUGMENT,
         OptimConfig(), 0, 0, "",
