@@ -44,8 +44,9 @@ def say(findings: Findings, comparisons: Sequence[Pair]) -> list[str]:
         bear = "cluster of near duplicates bears" if torn == 1 else "clusters of near duplicates bear"
         sentences.append(f"{torn:,} {bear} different labels.")
     if waiting := [run for run in runs if run.status != COMPLETE]:
-        of = f"{len(waiting)} of {len(runs)} runs are" if len(runs) > 1 else "The run is"
-        sentences.append(f"{of} not complete; the table of runs says what to do.")
+        are = "is" if len(waiting) == 1 else "are"
+        of = f"{len(waiting)} of {len(runs)} runs {are}" if len(runs) > 1 else "The run is"
+        sentences.append(f"{of} not complete; the table of runs says what is missing.")
     return sentences
 
 
