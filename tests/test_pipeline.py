@@ -227,8 +227,8 @@ def test_background_recordings_can_be_added(
     shutil.copytree(data_root / "train" / "_background_noise_", folder)
     arguments = [*TRAIN, "-w", work, "-f", "0", "--epochs", "1", "--limit", "8", "--augment", "more"]
     assert train.main([*arguments, "-i", str(root)]) == 0
-    advice = "none in _background_noise_): python preprocess.py --noise FOLDER -w "
-    assert f"no background recordings are mixed in ({advice}{work} adds some" in capsys.readouterr().err
+    advice = f"none in _background_noise_): python preprocess.py -w {work} --noise FOLDER adds some"
+    assert f"no background recordings are mixed in ({advice}" in capsys.readouterr().err
     assert preprocess.main(["--noise", str(folder), "-w", work]) == 0
     assert train.main([*arguments, "--restart"]) == 0
     assert "background" not in capsys.readouterr().err
