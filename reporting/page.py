@@ -21,7 +21,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from arg import NO_AUGMENT
+from arg import NO_AUGMENT, OptimConfig
 from reporting.charts import Axis, Chart, Strip, bar, linear, logarithmic
 from reporting.findings import LISTED_DUPLICATES, Findings
 from reporting.gather import HeldOut, Run
@@ -176,18 +176,30 @@ def settings(run: Run) -> list[str]:
     if run.config is None:
         return [DASH] * 5
     optim, features = run.config.optim, run.config.features
-    augment = [
-        f"{name.replace('_', ' ')} {' to '.join(f'{one:g}' for one in np.ravel(value))}"
-        for name, value in to_plain(run.config.augment).items()
-        if value != to_plain(NO_AUGMENT)[name]
+    said = ("optimizer", "lr", "weight_decay", "batch_size", "epochs")
+    learning = [
+        f"{optim.optimizer}, rate {optim.lr:g}, weight decay {optim.weight_decay:g}, batch {optim.batch_size}",
+        *_differing(to_plain(optim), to_plain(OptimConfig()), said),
     ]
+    own = [name for name in run.config.parts if name not in to_plain(optim).values()]  # augmentations of extensions
+    augment = [*_differing(to_plain(run.config.augment), to_plain(NO_AUGMENT)), *own]
     return [
         f"{optim.epochs}",
-        f"{optim.optimizer}, rate {optim.lr:g}, weight decay {optim.weight_decay:g}, batch {optim.batch_size}",
+        ", ".join(learning),
         f"{features.n_mels} bands, {features.frames} frames, n_fft {features.n_fft}, hop {features.hop_samples}",
         ", ".join(augment) or "none",
         run.config.weights or "random weights",
     ]
+
+
+def _differing(values: Mapping[str, Any], usual: Mapping[str, Any], without: Sequence[str] = ()) -> list[str]:
+    """The settings that are not as `usual`, in words."""
+    changed = {name: value for name, value in values.items() if name not in without and value != usual.get(name)}
+    texts = {
+        name: [f"{one:g}" if isinstance(one, float) else str(one) for one in np.ravel(value)]
+        for name, value in changed.items()
+    }
+    return [f"{name.replace('_', ' ')} {' to '.join(text)}" for name, text in texts.items()]
 
 
 def curves(runs: Sequence[Run]) -> list[tuple[str, Chart, Chart]]:

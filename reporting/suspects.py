@@ -28,6 +28,7 @@ Floats = NDArray[Any]  # floating point
 Interval = Callable[[float, int], tuple[float, float]]  # of a share and the number of trials behind it
 SMALLEST = 1e-15  # probability, so that every loss is finite
 FALSE_DISCOVERIES = 0.05  # share of the groups called weak that may not be
+TAKEN = "taken for another class"  # the weakest reason to suspect a label
 SHIELDED = ("fname", "label", "suggested", "group", "reason")  # columns of text in the list of suspects
 
 # ------------------------------------------------------------------------------------------------- wrong labels
@@ -97,11 +98,6 @@ def judge(truth: Ints, probabilities: Floats) -> DataFrame:
 def by_suspicion(judged: DataFrame) -> DataFrame:
     """All clips that `judge` judged, those first whose label is most likely wrong."""
     return judged.sort_values(["p_label", "p_predicted"], ascending=[True, False], kind="stable")
-
-
-def hardest(judged: DataFrame, count: int) -> DataFrame:
-    """The `count` clips of highest loss, highest first."""
-    return by_suspicion(judged).head(count)
 
 
 def confident_errors(judged: DataFrame, count: int) -> DataFrame:
@@ -244,7 +240,7 @@ def list_suspects(clips: DataFrame, classes: Sequence[str], judged: DataFrame) -
         [
             "labelled " + names[label[twin]] + ": its near duplicate " + fname[twin],
             "confidently of another class",
-            "taken for another class",
+            TAKEN,
         ],
         "",
     )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from reporting.findings import Findings
 from reporting.gather import COMPLETE, Run
 from reporting.scores import Coverage, Interval
+from reporting.suspects import TAKEN
 from reporting.systems import NAMES, Ensembles, Pair, Results, System
 from system.console import clock
 
@@ -70,11 +71,9 @@ def _reading(findings: Findings) -> list[str]:
     else:
         sentences.append("There is no error, so nothing is confused.")
     if suspected := len(findings.suspects):
-        are = "is" if suspected == 1 else "are"
-        sentences.append(
-            f"{counted(suspected, 'label')} {are} suspected, as the networks or near duplicates say otherwise: "
-            "listen to the first clips of the list."
-        )
+        are, strongly = "is" if suspected == 1 else "are", int((findings.suspects["reason"] != TAKEN).sum())
+        labels = f"{counted(suspected, 'label')} {are} suspected, {strongly:,} of them strongly"
+        sentences.append(f"{labels}: listen to the first clips of the list.")
     if weak := int(findings.weak["weak"].sum()):
         have = "has" if weak == 1 else "have"
         sentences.append(f"{counted(weak, 'speaker')} {have} more errors than chance explains.")
