@@ -47,8 +47,8 @@ def report(config: ReportConfig) -> None:
     if results.ensembles:
         write_chosen(clips, results.ensembles)
         if findings.system.learned:
-            where = "" if clips.test_clips else ", CLIPS being a folder of clips to label"
-            print(f"next: {results.ensembles.command}{where}")
+            where = "" if clips.test_clips else ", with your folder of clips for CLIPS"
+            print(f"next{where}: {results.ensembles.command}")
     if config.export:
         export(config.export, findings)
 

@@ -264,13 +264,18 @@ def test_a_network_at_chance_has_learned_nothing(
     assert SUSPECT not in page.section("clips").text
 
 
-def test_classes_may_be_called_what_columns_are(data_root: Path, tmp_path: Path) -> None:
+def test_classes_may_be_called_what_columns_are(
+    data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name, kind in (("fname", "low"), ("label", "high"), ("id", "sweep")):
         shutil.copytree(data_root / "train" / kind, tmp_path / "data" / name)
     work, path = tmp_path / "work", tmp_path / "suspects.csv"
     assert preprocess.main(["-i", str(tmp_path / "data"), "-w", str(work), "-k", "2"]) == 0
     make_runs(work, 2, MODEL, size=16, skill=1.2)
     assert report.main(["-w", str(work), "--export", str(path)]) == 0
+    assert (
+        f"next, with your folder of clips for CLIPS: python inference.py -i CLIPS -w {work} " in capsys.readouterr().out
+    )
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
     assert len(table)
     assert set(table["label"]) | set(table["suggested"]) == {"fname", "label", "id"}
