@@ -64,8 +64,9 @@ def main() -> None:
     parser.add_argument("what", choices=("run", "table"))
     parser.add_argument("--settings", nargs="+", default=["resnet18-32"], choices=SETTINGS)
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=RECIPES)
-    parser.add_argument("--name", help=f"in place of --recipes: a name for {OURS!r} with the options after --")
-    parser.add_argument("train", nargs="*", help="after --: options of train.py, such as --mixup 0.2")
+    parser.add_argument(
+        "--name", help=f"in place of --recipes: a name for {OURS!r} with the options of train.py after --"
+    )
     parser.add_argument("--epochs", type=int, default=13, help="of the budget")
     parser.add_argument("--folds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -73,12 +74,14 @@ def main() -> None:
     parser.add_argument("--against", default=REFERENCE, help="the recipe that the table compares the others with")
     parser.add_argument("-g", "--gpu")
     parser.add_argument("-w", "--work", type=Path, help="an existing store of the data set")
-    options = parser.parse_args()
-    if bool(options.name) != bool(options.train) or options.name in RECIPES:
+    words = sys.argv[1:]
+    split = words.index("--") if "--" in words else len(words)
+    options, train = parser.parse_args(words[:split]), words[split + 1 :]
+    if bool(options.name) != bool(train) or options.name in RECIPES:
         parser.error("options of train.py after -- need a --name of their own, and a --name needs such options")
     recipes = {name: RECIPES[name] for name in options.recipes}
     if options.name:
-        recipes = {options.name: (*RECIPES[OURS], *options.train)}
+        recipes = {options.name: (*RECIPES[OURS], *train)}
     if options.what == "run":
         run_missing(options, recipes)
     print(table(read_results(), options.against))
