@@ -183,7 +183,8 @@ def judge_runs(clips: HeldOut, runs: Sequence[Run]) -> Results:
 
 def _name(candidate: Candidate, members: Sequence[tuple[str, int]]) -> str:
     if len({run for run, _ in members}) == 1:
-        return members[0][0]
+        equal = candidate.method in ("single", "mean")  # the run as it stands in the table, but for the temperature
+        return members[0][0] if equal else f"{members[0][0]} with weighted views"
     if candidate.method == "single":
         return f"the {NAMES['single']} ({members[int(candidate.final.weights.argmax())][0]})"
     return f"the ensemble ({NAMES[candidate.method]})"
