@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -117,17 +116,27 @@ def compare(root: Path, scratch: Path, rounds: int) -> dict[str, list[float]]:
 
 def run(command: list[str]) -> dict[str, float]:
     """Seconds that a program takes, by the clock and of all cores; the most memory (MiB) of it and its children."""
-    start, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    start = time.perf_counter()
     program = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-    peak = np.zeros(2)
+    peak, cpu = np.zeros(2), dict[int, float]()
     while program.poll() is None:
-        peak = np.maximum(peak, sum((memory(pid) for pid in family(program.pid)), np.zeros(2)))
-        time.sleep(0.05)
-    seconds, usage = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+        processes = list(family(program.pid))
+        peak = np.maximum(peak, sum((memory(pid) for pid in processes), np.zeros(2)))
+        cpu |= {pid: seconds for pid in processes if (seconds := processor_seconds(pid))}
+        time.sleep(0.02)
+    seconds = time.perf_counter() - start
     if program.returncode:
         raise SystemExit(f"{' '.join(command)} failed")
-    cpu = usage.ru_utime + usage.ru_stime - used.ru_utime - used.ru_stime
-    return {"seconds": seconds, "cpu": cpu, "resident": float(peak[0]), "anonymous": float(peak[1])}
+    return {"seconds": seconds, "cpu": sum(cpu.values()), "resident": float(peak[0]), "anonymous": float(peak[1])}
+
+
+def processor_seconds(pid: int) -> float:
+    """What a process has used so far, all its threads; 0 where it has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def family(pid: int) -> Iterator[int]:

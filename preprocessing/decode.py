@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from preprocessing.files import File
 
 Floats = NDArray[np.float32]
-CHUNK_FILES = 32  # files that a decoding process takes at a time
+CHUNK_FILES = 128  # files that a decoding process takes at a time
 CHUNK_BYTES = 4 << 20  # ... or fewer, where they are long
 BLOCK_VALUES = 1 << 18  # of a long file, read at a time: frames x channels
 COPY_BYTES = 1 << 20  # of samples at a time

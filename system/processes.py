@@ -16,6 +16,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from system.devices import keep_memory
+
 HANGS = 124  # exit status of a process that `watchdog` has ended, as timeout(1) has it
 
 
@@ -38,10 +40,11 @@ def light_context(preload: Sequence[str]) -> BaseContext:
 def contain(spare_bytes: int) -> None:
     """Prepare this process, one of multiprocessing's, for files that may crash it.
 
-    It ends with its parent, leaves Ctrl-C to it, keeps silent on stderr and writes no core file. Where the system can
-    limit that, it takes at most `spare_bytes` more memory than it has now.
+    It ends with its parent, leaves Ctrl-C to it, keeps silent on stderr and writes no core file. It keeps the memory of
+    one file for the next and, where the system can limit that, takes at most `spare_bytes` more than it has now.
     """
     end_with_parent()
+    keep_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     with contextlib.suppress(ImportError):

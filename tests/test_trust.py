@@ -240,9 +240,9 @@ def run(root: Path, work: Path, limit_kib: int) -> subprocess.CompletedProcess[s
 
 def test_a_disk_that_fills_up_loses_nothing(tmp_path: Path) -> None:
     root, work = tmp_path / "data", tmp_path / "work"
-    for n in range(80):
+    for n in range(320):
         write(root / "xy"[n % 2] / f"{n}.wav", n)
-    full = run(root, work, 100)  # the samples are 125 KiB
+    full = run(root, work, 420)  # the samples are 500 KiB
     assert full.returncode == 2
     assert full.stderr.splitlines()[-1] == (
         f"error: {work} cannot be written (File too large): make room, or make it writable, and run this again; what "
@@ -251,19 +251,19 @@ def test_a_disk_that_fills_up_loses_nothing(tmp_path: Path) -> None:
     assert "Traceback" not in full.stderr
     assert not (work / system.paths.STORE).exists()
     decoded = (work / system.paths.WAVES).stat().st_size
-    assert decoded >= 64 * 1600  # two chunks; the rest was not taken for damaged files
+    assert decoded >= 256 * 1600  # two chunks; the rest was not taken for damaged files
     again = run(root, work, 10_000)
     assert again.returncode == 0, again.stderr
-    assert "16 new or changed of 80 files decoded" in again.stdout
-    assert len(preprocessing.store.load_clips(work)) == 80
+    assert "64 new or changed of 320 files decoded" in again.stdout
+    assert len(preprocessing.store.load_clips(work)) == 320
     assert not len(preprocessing.store.load_rejected(work))
 
 
 def test_a_decoding_process_without_room_blames_no_file(tmp_path: Path) -> None:
     root, work = tmp_path / "data", tmp_path / "work"
-    for n in range(40):
+    for n in range(160):
         write(root / "xy"[n % 2] / f"{n}.wav", n)
-    full = run(root, work, 20)  # a chunk of samples is 50 KiB
+    full = run(root, work, 80)  # a chunk of samples is 200 KiB
     assert full.returncode == 2
     assert full.stderr.splitlines()[-1].startswith(
         f"error: {work / system.paths.SCRATCH} cannot be written (File too large)"
