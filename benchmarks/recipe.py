@@ -84,7 +84,7 @@ def main() -> None:
         recipes = {options.name: (*RECIPES[OURS], *train)}
     if options.what == "run":
         run_missing(options, recipes)
-    print(table(read_results(), options.against))
+    print(table(read_results(), options.against, options.work))
 
 
 # ---------------------------------------------------------------------------------------------------------- runs
@@ -169,12 +169,12 @@ def add_result(row: Mapping[str, Any]) -> None:
 # --------------------------------------------------------------------------------------------------------- table
 
 
-def table(results: DataFrame, against: str = REFERENCE) -> str:
+def table(results: DataFrame, against: str = REFERENCE, work: Path | None = None) -> str:
     """Every setting's recipes against one of them, and a JSON line."""
     if against not in set(results["recipe"]):
         raise SystemExit(f"--against {against}: no run of it in {RESULTS}")
     lines, found = [], []
-    groups = Groups()
+    groups = Groups(work)
     for (setting, epochs), part in results.groupby(["setting", "epochs"], sort=True):
         lines.append(f"\n{setting}, {epochs} epochs")
         lines.append(f"{'':32}{'runs':>6}{'error, %':>10}{'lower by, %':>26}{'one view':>10}{'minutes':>9}")
@@ -197,7 +197,8 @@ def table(results: DataFrame, against: str = REFERENCE) -> str:
 class Groups:
     """The speakers of each fold's held-out clips, in their order; the data set is prepared once for them."""
 
-    def __init__(self) -> None:
+    def __init__(self, work: Path | None) -> None:
+        self._work = work
         self._of: dict[str, dict[int, NDArray[np.int64]]] = {}
 
     def __call__(self, folds_hash: str, fold: int) -> NDArray[np.int64]:
@@ -205,7 +206,7 @@ class Groups:
             from reporting.gather import held_out_clips
 
             with tempfile.TemporaryDirectory() as scratch:
-                clips = held_out_clips(open_store(None, None, Path(scratch)).work)
+                clips = held_out_clips(open_store(self._work, None, Path(scratch)).work)
             if clips.folds_hash != folds_hash:
                 raise SystemExit(f"{RESULTS}: rows of other folds than those of the data set now; remove them")
             self._of[folds_hash] = {number: clips.group[clips.fold == number] for number in range(clips.folds)}
