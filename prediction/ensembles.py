@@ -63,18 +63,18 @@ def load_ensemble(config: InferenceConfig) -> Ensemble:
     folds = folds or all_folds(config.work, runs)
     paths = [path for run in runs for path in checkpoint_paths(config, run, folds)]
     models: list[Classifier] = []
-    first_of: dict[Path, RunConfig] = {}  # by run, its first fold's
+    of_run: dict[Path, list[RunConfig]] = {}  # by the run's folder, what its folds were trained with
     for path in paths:
         checkpoint = read_checkpoint(path)
         run: RunConfig = checkpoint["config"]
         check_usable(config, path, checkpoint)
         check_together(path, run, paths[0], models[0].config if models else run)
-        check_one_run(path, run, first_of.setdefault(path.parents[1], run))
+        of_run.setdefault(path.parents[1], []).append(run)
+        check_one_run(path, run, of_run[path.parents[1]][0])
         models.append(prepared(path, checkpoint))
-    for name in runs:
-        folds_of = [model.config for path, model in zip(paths, models, strict=True) if path.parents[1].name == name]
-        if mixed := mixed_settings(folds_of):
-            print(f"warning: {name}: {mixed}; they are averaged all the same", file=sys.stderr)
+    for folder, configs in of_run.items():
+        if mixed := mixed_settings(configs):
+            print(f"warning: {folder.name}: {mixed}; they are averaged all the same", file=sys.stderr)
     if spec:
         spec.check_trained_on(config.work, models[0].config)
     digests = [file_digest(path) for path in paths]

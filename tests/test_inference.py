@@ -175,6 +175,19 @@ def test_folds_that_are_not_there(runs: Path, clips: Path, tmp_path: Path, capsy
         assert inference.main([*asked, "-f", there]) == 0
 
 
+def test_folds_of_other_recipes_are_said(
+    runs: Path, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(runs, tmp_path / "work")
+    asked = arguments(tmp_path / "work", tmp_path / "out.csv", clips)
+    assert inference.main(asked) == 0
+    assert "differ" not in capsys.readouterr().err
+    save_fold(tmp_path / "work", 1, seed=1, optim=dataclasses.replace(RUN.optim, epochs=99))
+    assert inference.main(asked) == 0
+    said = f"folds differ in optim.epochs: {RUN.optim.epochs} in fold 0, 99 in fold 1"
+    assert f"warning: test_resnet-32x32: {said}; they are averaged all the same" in capsys.readouterr().err
+
+
 def test_classes_may_be_called_as_columns_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root, work, output = tmp_path / "data", tmp_path / "work", tmp_path / "out.csv"
     names = ("fname", "id", "label")
