@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -24,7 +25,7 @@ from preprocessing.summary import summary_lines
 from system.console import clock
 from system.errors import UserError
 from system.locks import locked
-from system.paths import CLIPS, JOURNAL, LOCK, PICTURE, REJECTED, WAVES
+from system.paths import CLIPS, JOURNAL, LOCK, PICTURE, REJECTED, STORE, WAVES
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -51,8 +52,9 @@ def preprocess(config: PreprocessConfig) -> bool:
     config = completed(config)
     if config.download and config.input_path:
         download(config.download, config.input_path)
-    data = scan(config)
     work = config.work
+    _insist_outside(work, config)
+    data = scan(config)
     with writing(work), locked(work / LOCK):
         settle(work)
         before = previous_store(config, data.root)
@@ -86,6 +88,15 @@ class _Heard(NamedTuple):
     audios: list[Audio]  # of all files
     new: int  # files that were decoded for that
     bands: tuple[NDArray[np.int64], Floats]  # the `spectral_bands` of new clips, by their offsets
+
+
+def _insist_outside(work: Path, config: PreprocessConfig) -> None:
+    """UserError for a new work folder in the data set, whose folders are classes."""
+    assert config.input_path
+    root = config.input_path.resolve()
+    if not config.manifest and work.resolve().is_relative_to(root) and not (work / STORE).exists():
+        other = shlex.quote(str(root.with_name("work")))
+        raise UserError(f"-w {work}: lies in the data set {root}, whose folders are classes; give another: -w {other}")
 
 
 def _decided(config: PreprocessConfig, data: DataSet, folds: dict[str, int]) -> Record:

@@ -143,6 +143,24 @@ def test_a_folder_a_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert f"next: python train.py -w {work}" in out
 
 
+def test_a_work_folder_in_the_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = fill(tmp_path / "my files" / "data")
+    assert main(["-i", str(root), "-w", str(root / "work")]) == 2
+    way_out = f"whose folders are classes; give another: -w '{root.with_name('work')}'"
+    assert capsys.readouterr().err == f"error: -w {root / 'work'}: lies in the data set {root}, {way_out}\n"
+    assert not (root / "work").exists()
+    prepare(root, tmp_path / "work")
+    (tmp_path / "work").rename(root / "work")  # as one that was prepared there before
+    assert main(["-i", str(root), "-w", str(root / "work")]) == 0
+
+
+def test_classes_called_like_columns(tmp_path: Path) -> None:
+    names = "fname label id group fold split flags cluster digest index 0"
+    clips = prepare(fill(tmp_path / "data", names, clips=2), tmp_path / "work", folds=2)
+    assert preprocessing.store.load_store(tmp_path / "work")["classes"] == sorted(names.split())
+    assert clips.groupby("label")["fold"].nunique().eq(2).all()
+
+
 @pytest.mark.parametrize("inner", ["", "audio"])
 @pytest.mark.parametrize("noise_folder", ["", "train", "train/audio"])
 def test_train_and_test_folders(tmp_path: Path, inner: str, noise_folder: str) -> None:

@@ -59,20 +59,22 @@ def member(name: str, content: bytes = b"sound", kind: bytes = tarfile.REGTYPE, 
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ([member("../out.wav")], "leaves the folder"),
-        ([member("no/../../out.wav")], "leaves the folder"),
-        ([member("{outside}/out.wav")], "leaves the folder"),
-        ([member("..")], "leaves the folder"),
+        ([member("../out.wav")], "no file or folder"),
+        ([member("no/../../out.wav")], "no file or folder"),
+        ([member("..")], "no file or folder"),
         (
             [member("no/link", kind=tarfile.SYMTYPE, target="{outside}"), member("no/link/out.wav")],
-            "neither a file nor",
+            "no file or folder",
         ),
-        ([member("no/link", kind=tarfile.SYMTYPE, target="../.."), member("no/link/out.wav")], "neither a file nor"),
-        ([member("no/a.wav", kind=tarfile.LNKTYPE, target="{outside}/secret")], "neither a file nor"),
-        ([member("no/a.wav", kind=tarfile.LNKTYPE, target="../../secret")], "neither a file nor"),
-        ([member("no/a.wav", kind=tarfile.CHRTYPE)], "neither a file nor"),
-        ([member("no/a.wav", kind=tarfile.BLKTYPE)], "neither a file nor"),
-        ([member("no/a.wav", kind=tarfile.FIFOTYPE)], "neither a file nor"),
+        (
+            [member("no/link", kind=tarfile.SYMTYPE, target="../.."), member("no/link/out.wav")],
+            "no file or folder",
+        ),
+        ([member("no/a.wav", kind=tarfile.LNKTYPE, target="{outside}/secret")], "no file or folder"),
+        ([member("no/a.wav", kind=tarfile.LNKTYPE, target="../../secret")], "no file or folder"),
+        ([member("no/a.wav", kind=tarfile.CHRTYPE)], "no file or folder"),
+        ([member("no/a.wav", kind=tarfile.BLKTYPE)], "no file or folder"),
+        ([member("no/a.wav", kind=tarfile.FIFOTYPE)], "no file or folder"),
         ([member("no", b""), member("no/a.wav")], "cannot be unpacked"),  # a file, then a folder of that name
     ],
 )
@@ -99,14 +101,16 @@ def test_names_that_only_look_odd_stay_in_the_folder(tmp_path: Path) -> None:
     assert found == {"no/a.wav", "no/b.wav", "no/..d.wav", "no/=1.wav"}
 
 
-@pytest.mark.parametrize("how", ["one large file", "many empty files", "a long header"])
-def test_an_archive_that_grows_without_end_is_not_unpacked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
-) -> None:
-    monkeypatch.setattr(preprocessing.archives, "HEADER_BYTES", 1 << 16)
-    if how == "a long header":
-        members, message = [member("a" * (40 << 20))], r"a header of \d\d,\d\d\d,\d\d\d bytes"
-    elif how == "one large file":
+def test_an_absolute_name_is_one_in_the_folder(tmp_path: Path) -> None:
+    outside = tmp_path / "outside" / "out.wav"
+    preprocessing.archives._unpack(packed(tmp_path / "archive", member(str(outside))), tmp_path / "data")
+    assert not outside.exists()
+    assert (tmp_path / "data" / str(outside)[1:]).exists()
+
+
+@pytest.mark.parametrize("how", ["one large file", "many empty files"])
+def test_an_archive_that_grows_without_end_is_not_unpacked(tmp_path: Path, how: str) -> None:
+    if how == "one large file":
         members, message = [member("no/a.wav", bytes(40 << 20))], "grows over 20 times at 'no/a.wav'"
     else:
         members, message = [member(f"no/{n:04}.wav", b"") for n in range(3000)], "grows over 20 times"
