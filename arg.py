@@ -457,7 +457,7 @@ def _inference_folds(text: str) -> tuple[Fold, ...]:
     folds = tuple(range(int(text))) if text.isdecimal() else _listed(text)
     mend = "use the number of folds (5), a list (0,2,full), or full"
     if text == "0":
-        mend = "is a number of folds: -f 1, or a list as in -f 0, is fold 0 alone"
+        mend = "a single number is how many folds to use; for fold 0 alone use -f 1 or the list -f 0,"
     require(folds != (), f"-f {text}: {mend}")
     return folds
 

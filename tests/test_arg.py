@@ -74,7 +74,9 @@ def test_folds_of_inference(text: str, folds: object) -> None:
     for wrong in ("0", "x", "1,x", "-1", "", ",", "0,,"):
         with pytest.raises(UserError):
             arg.parse_inference([f"-f={wrong}"])
-    with pytest.raises(UserError, match="-f 0: is a number of folds: -f 1, or a list as in -f 0, is fold 0 alone"):
+    with pytest.raises(
+        UserError, match="-f 0: a single number is how many folds to use; for fold 0 alone use -f 1 or the list -f 0,"
+    ):
         arg.parse_inference(["-f", "0"])
 
 

@@ -212,6 +212,20 @@ def test_a_dry_run_makes_way_for_the_real_one(
     assert "--limit" in infer_fails(tmp_path, capsys)
 
 
+def test_a_dry_run_of_a_trained_fold_advises_no_other_dry_run(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [*TRAIN, "-w", str(copied / "work"), "--epochs", "1", "-f", "0"]
+    assert train.main([*arguments, "--limit", "8", "--restart"]) == 0
+    assert capsys.readouterr().out.strip().endswith(f"on all clips: {command_line(parse_train(arguments))}")
+
+
+def test_without_test_clips_the_next_command_names_a_folder(
+    data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    preprocess.main(["-i", str(data_root / "train"), "-w", str(tmp_path / "work"), "-k", "2"])
+    assert train.main([*TRAIN, "-w", str(tmp_path / "work"), "--epochs", "1"]) == 0
+    assert "-i CLIPS" in capsys.readouterr().out.splitlines()[-1]
+
+
 def test_training_prepares_the_data_first(data_root: Path, tmp_path: Path) -> None:
     work = tmp_path / "work"
     arguments = [*TRAIN, "-w", str(work), "-i", str(data_root), "-f", "0", "--epochs", "1", "--limit", "8"]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from arg import FULL, InferenceConfig, ReportConfig, RunConfig, SizeOptions, TrainConfig, run_name
+from preprocessing.store import load_store
 from system.errors import UserError
 from system.files import remove_leftovers, replacing
 from system.locks import locked
@@ -154,22 +155,26 @@ def conclude(config: TrainConfig, runs: Sequence[RunConfig]) -> None:
     folders = [fold_folder(config, run) for run in runs]
     missing = [run.fold for run, folder in zip(runs, folders, strict=True) if finished_run(folder) != run]
     full = config.folds == (FULL,)
-    if missing and not full:
+    if missing and not full and not config.limit:
         before = [found for folder in folders if (found := started_run(folder)) and not found.limit]
         others = [run.fold for run in before if changes(run, runs[0]) or run.folds_hash != runs[0].folds_hash]
         if mixed := mixed_settings(run for run in before if run.folds_hash == runs[0].folds_hash):
             print(f"{folders[0].parent}: {mixed}")
         print(f"next: {command_line(config, folds=tuple(others or missing), restart=bool(others))}")
         return
-    if not full:
+    if not full and not missing:
         right = np.concatenate([out_of_fold_hits(folder / "oof.npz") for folder in folders])
         said = format_accuracy(float(right.mean()), len(right))
         print(f"all {len(runs)} folds: out-of-fold accuracy {said}")
         print(f"{command_line(ReportConfig(config.work))} says what it gets wrong, and which runs to put together")
+    if config.limit:
+        print(f"a dry run; on all clips: {command_line(config, limit=0, restart=False)}")
+        return
     size = SizeOptions.of(runs[0].features)
     folds = (FULL,) if full else tuple(run.fold for run in runs)
-    label = InferenceConfig(work=config.work, features=size, models=(config.model,), tag=config.tag, folds=folds)
-    print(f"next: {command_line(label)}")
+    clips = None if load_store(config.work)["counts"]["test"] else Path("CLIPS")
+    label = InferenceConfig(clips, config.work, size, (config.model,), tag=config.tag, folds=folds)
+    print(f"next: {command_line(label)}" + (", with your folder of clips for CLIPS" if clips else ""))
 
 
 def update_table(path: Path, row: Mapping[str, Any], key: Sequence[str]) -> None:
