@@ -445,6 +445,7 @@ class Checkpoints(pl.Callback):
             "best": dict(self.best),
             "seconds": started - self._started,
             "epoch_seconds": started - self._epoch_started if batch else 0.0,
+            "threads": torch.get_num_threads(),  # the last bits of a result may depend on it
             "random": copied(random),
             "training": copied(state),
         }

@@ -24,6 +24,7 @@ from prediction.validation import check
 from system.console import command
 from system.devices import keep_memory, pick_device
 from system.errors import UserError
+from system.threads import computing_threads, free_threads
 from util import accuracy, format_accuracy
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if config.check is not None:
         check(config, config.check)
     else:
-        infer(config)
+        with free_threads():
+            infer(config)
 
 
 def infer(config: InferenceConfig) -> None:
@@ -59,7 +61,8 @@ def label(config: InferenceConfig, ensemble: Ensemble, device: torch.device) -> 
     counts = np.array(ensemble.config.class_counts)
     prior = counts.astype(np.float32) / np.float32(counts.sum())  # what is known of a clip that is not read
     with partial_results(config.output, key, len(counts), identities, keep_bad) as results:
-        predict_clips(config, ensemble, clips, results, device)
+        with computing_threads(results.threads):
+            predict_clips(config, ensemble, clips, results, device)
         written = write_submission(config.output, form, ensemble.classes, partial(results.read, fill=prior))
         results.remove()
     tell_labels(written.predicted, written.near_ties, counts, ensemble.classes)

@@ -14,6 +14,7 @@ from system.console import command
 from system.devices import keep_memory, pick_device
 from system.errors import UserError
 from system.options import command_line
+from system.threads import free_threads
 from training.fold import quieten, train_fold
 from training.plan import choose_folds, described, open_store, resolve
 from training.runs import conclude, fold_folder, must_train
@@ -22,8 +23,9 @@ from training.runs import conclude, fold_folder, must_train
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     config = parse_train(argv)
-    quieten()
-    train(config)
+    with free_threads():
+        quieten()
+        train(config)
 
 
 def train(config: TrainConfig) -> None:

@@ -32,6 +32,8 @@ HALF_TOLERANCE = 0.02  # largest difference of a probability from float32's
 
 def resume_key(config: InferenceConfig, ensemble: Ensemble, clips: TestClips, device: torch.device) -> dict[str, Any]:
     """All that a clip's probabilities depend on beside the clip, by name, as JSON holds it."""
+    import torch
+
     return {
         "checkpoints": ensemble.digests,
         "clips": clips.origin,
@@ -42,6 +44,7 @@ def resume_key(config: InferenceConfig, ensemble: Ensemble, clips: TestClips, de
         "batch size": config.batch_size,
         "precision": pick_precision(config.precision, device),
         "device": device.type,
+        "threads": torch.get_num_threads(),
     }
 
 
@@ -54,6 +57,8 @@ def predict_clips(
     total = -(-len(clips) // config.batch_size)
     views = ensemble.views if isinstance(ensemble.views, int) else len(ensemble.views)
     said = f"networks: {len(ensemble.models)}, views: {views}, {config.ensemble} vote, {device}"
+    if device.type == "cpu":
+        said += f", threads: {torch.get_num_threads()}"
     print(f"{len(clips):,} clips, {said}", flush=True)
     if results.rows:
         print(f"resuming after {results.rows:,} clips that an interrupted run labelled")

@@ -43,6 +43,7 @@ class Results:
     ) -> None:
         """Begin, or keep what an earlier run with the same `key` left.
 
+        "threads" in the key is the number to begin with. An earlier run's stays, since it can change the last bits.
         `clips` are the number and the identity of each batch's. The leading batches that are complete and of these
         clips are kept; without `keep_bad`, only those before the first clip that could not be read.
         """
@@ -55,11 +56,15 @@ class Results:
             old = dict(json.loads((folder / KEY).read_text("utf-8")))
         except (OSError, ValueError, TypeError):  # missing or damaged
             old = {}
+        self.threads: int | None = plain.pop("threads", None)
+        threads = old.pop("threads", self.threads)
         self.begun_with_other = [name for name in old if old[name] != plain.get(name)]
-        if old != plain:
+        if old == plain:
+            self.threads = threads
+        else:
             self._clear()
             with replacing(folder / KEY) as beside:
-                beside.write_text(json.dumps(plain, indent=1) + "\n", "utf-8")
+                beside.write_text(json.dumps(plain | {"threads": self.threads}, indent=1) + "\n", "utf-8")
         if self._keep(clips, keep_bad):
             self.begun_with_other = ["clips"]
 

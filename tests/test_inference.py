@@ -396,6 +396,19 @@ def test_rows_that_are_not_whole_do_not_count(tmp_path: Path) -> None:
         assert results.batches == 1
 
 
+def test_rows_keep_the_number_of_threads_that_they_were_begun_with(tmp_path: Path) -> None:
+    (tmp_path / "part").mkdir()
+    batch = [(b"clips", np.full((4, 3), 0.5, np.float32))]
+    for key, expected, rows in (
+        ({"views": 4, "threads": 2}, 2, 0),
+        ({"views": 4, "threads": 1}, 2, 4),
+        ({"views": 1, "threads": 1}, 1, 0),
+    ):
+        results = Results(tmp_path / "part", key, 3, [(4, b"clips")])
+        assert (results.threads, results.rows) == (expected, rows)
+        list(results.append(batch[results.batches :]))
+
+
 def test_two_runs_do_not_write_to_one_file(tmp_path: Path) -> None:
     with (
         partial_results(tmp_path / "out.csv", {}, 3, [], False),

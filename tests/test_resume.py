@@ -22,6 +22,7 @@ import torch
 import callback
 import train
 from model import Classifier, read_checkpoint
+from system.threads import computing_threads
 from tests.conftest import one_error_line
 from tests.crash import Died, dies_at
 
@@ -161,6 +162,18 @@ def stop_at(batch: int, work: Path, *options: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         at_batch(batch, partial(os.kill, os.getpid(), signal.SIGINT), patch)
         assert run(work, *options) == 130
+
+
+def test_it_resumes_with_its_own_number_of_threads(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They can change the last bit of a result."""
+    with computing_threads(2):
+        stop_at(1, work)
+    seen: list[int] = []
+    at_batch(0, lambda: seen.append(torch.get_num_threads()), monkeypatch)
+    assert run(work) == 0
+    assert seen == [2]
+    assert torch.get_num_threads() == 1
+    assert read_checkpoint(work / FOLD / "last.ckpt")["threads"] == 2
 
 
 def test_half_a_step_is_never_saved(work: Path) -> None:

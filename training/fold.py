@@ -6,18 +6,19 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from arg import OptimConfig, PreprocessConfig, RunConfig, TrainConfig
 from system.console import clock
 from system.devices import pick_precision
-from system.errors import UserError
+from system.errors import UserError, first_line
 from system.locks import claimed
 from system.options import command_line
 from system.paths import LAST, LOCK, PREVIOUS
+from system.threads import computing_threads
 from training.heldout import predict_held_out
 from training.runs import fold_folder, must_train, standing, update_table
 from util import format_accuracy
@@ -53,93 +54,72 @@ def train_fold(
 
     `net` is an earlier fold's, which takes the place of a new one so that it is compiled only once.
     """
-    from system.errors import first_line
+    from callback import Progress, draw_curve
     from training.tensorboard import TensorBoard
+    from training.tuning import expected_seconds
 
-    folder = fold_folder(config, run)
+    folder, started = fold_folder(config, run), time.monotonic()
     with claimed(folder / LOCK, f"{folder}: this fold is being trained", "wait for it, or stop it first"):
         for leftover in folder.glob(".*.tmp"):  # of a process that was killed
             leftover.unlink()
         if not must_train(run, folder, config.restart):  # it has been trained since this process began
             return Trained(net, {})
-        begun = None if config.restart else standing(folder, tell=True, tensors=True)
-        if begun is not None and (begun["config"] != run or not (begun["finished"] or "training" in begun)):
-            begun = None  # a dry run, or from a version that could not resume
-        try:
-            with TensorBoard(folder, run) if config.logger == "tensorboard" else nullcontext() as log:
-                return train_claimed(config, store, run, device, folds_left, report, net, begun, log)
-        except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise UserError(f"out of memory on {device}: {less_memory(run)} ({first_line(error)})") from error
-            raise
+        begun = None if config.restart else to_resume(run, folder)
+        with (
+            computing_threads((begun or {}).get("threads") if device.type == "cpu" else None) as threads,
+            memory_errors(run, device),
+            TensorBoard(folder, run) if config.logger == "tensorboard" else nullcontext() as log,
+        ):
+            model, data = make_fold(store, run, device, net, restored=begun is not None)
+            where = f"{device}, threads: {threads}" if device.type == "cpu" else f"{device}"
+            print(
+                f"{folder.parent.name}, fold {run.fold}, {where}: {len(data.train):,} clips to train on, "
+                f"{len(data.valid):,} held out, {run.optim.epochs} epochs, {run.optim.optimizer}",
+                flush=True,
+            )
+            if begun is not None and (begun["finished"] or begun["epoch"] == run.optim.epochs):
+                record = take_trained(model, folder, begun)
+            else:
+                progress = Progress(expected_seconds(model, data), folds_left, report)
+                record = fit(model, data, device, folder, progress, begun, log)
+            scores = predict_held_out(model, data, device, folder) if len(data.valid) else {}
+            if record["history"]:
+                draw_curve(record["history"], folder / "curve.png")
+            if log is not None:
+                log.write(record["history"])
+                if scores:
+                    log.finish(scores)
+        record["threads"] = threads
+        record["seconds"] = time.monotonic() - started + (begun or {}).get("seconds", 0.0)
+        save_finished(config, model, folder, begun, record, scores)
+    said = format_accuracy(scores["accuracy"], len(data.valid)) if scores else "unknown, nothing held out"
+    print(f"fold {run.fold} done in {clock(record['seconds'])}, accuracy {said}\n  {folder / LAST}", flush=True)
+    return Trained(model.net, scores)
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
+def to_resume(run: RunConfig, folder: Path) -> dict[str, Any] | None:
+    """The checkpoint that a fold resumes from; None where there is none, or only a dry run's or one without a state."""
+    begun = standing(folder, tell=True, tensors=True)
+    if begun is None or begun["config"] != run or not (begun["finished"] or "training" in begun):
+        return None
+    return begun
+
+
+@contextmanager
+def memory_errors(run: RunConfig, device: torch.device) -> Iterator[None]:
+    """Raise UserError, which says what to do, where the memory does not suffice in the body."""
     import torch
 
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
-
-
-def less_memory(run: RunConfig) -> str:
-    """What to do where a run's batches do not fit into the memory."""
-    optim = run.optim
-    if optim.batch_size < 4:
-        return f"not even {optim.batch_size} clips fit; use a smaller -t or -m"
-    return f"use --batch-size {optim.batch_size // 2} in place of {optim.batch_size}"
-
-
-def train_claimed(
-    config: TrainConfig,
-    store: Store,
-    run: RunConfig,
-    device: torch.device,
-    folds_left: int,
-    report: Callable[[Report], None] | None,
-    net: nn.Module | None,
-    begun: dict[str, Any] | None,
-    log: TensorBoard | None,
-) -> Trained:
-    """`train_fold` for a fold that no other process trains, from the checkpoint `begun` on, if there is one."""
-    from callback import FoldFiles, Progress, draw_curve
-    from model import save_checkpoint
-    from training.tuning import expected_seconds
-
-    folder = fold_folder(config, run)
-    started = time.monotonic()
-    model, data = make_fold(store, run, device, net, restored=begun is not None)
-    print(
-        f"{folder.parent.name}, fold {run.fold}, {device}: {len(data.train):,} clips to train on, "
-        f"{len(data.valid):,} held out, {run.optim.epochs} epochs, {run.optim.optimizer}",
-        flush=True,
-    )
-    record: dict[str, Any]
-    if begun is not None and (begun["finished"] or begun["epoch"] == run.optim.epochs):
-        print("trained already; what it held out is predicted again", flush=True)
-        model.load_state_dict(begun["state_dict"])
-        record = {"history": begun.get("history", []), "best": begun.get("best", {})}
-        if not begun["finished"]:
-            record["best"] = FoldFiles(folder).resume(begun) or begun["best"]
-    else:
-        if begun is not None:
-            batch = f", batch {begun['batch'] + 1}" if begun["batch"] else ""
-            print(f"resumes from epoch {begun['epoch'] + 1}{batch}", flush=True)
-        progress = Progress(expected_seconds(model, data), folds_left, report)
-        record = fit(model, data, device, folder, progress, begun, log)
-    scores = predict_held_out(model, data, device, folder) if len(data.valid) else {}
-    if record["history"]:
-        draw_curve(record["history"], folder / "curve.png")
-    if log is not None:
-        log.write(record["history"])
-        if scores:
-            log.finish(scores)
-    seconds = time.monotonic() - started + (begun or {}).get("seconds", 0.0)
-    row = {"run": folder.parent.name, "fold": run.fold, **scores, "seconds": round(seconds, 1)}
-    update_table(folder.parents[1] / "summary.csv", row | {"command": command_line(config)}, key=("run", "fold"))
-    previous = None if begun is not None and begun["path"] == folder / PREVIOUS else folder / PREVIOUS
-    save_checkpoint(folder / LAST, run, model.state_dict(), True, previous, **record, seconds=seconds)
-    said = format_accuracy(scores["accuracy"], len(data.valid)) if scores else "unknown, nothing held out"
-    print(f"fold {run.fold} done in {clock(seconds)}, accuracy {said}\n  {folder / LAST}", flush=True)
-    return Trained(model.net, scores)
+    try:
+        yield
+    except RuntimeError as error:
+        if not (isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)):
+            raise
+        size = run.optim.batch_size
+        less = f"use --batch-size {size // 2} in place of {size}"
+        if size < 4:
+            less = f"not even {size} clips fit; use a smaller -t or -m"
+        raise UserError(f"out of memory on {device}: {less} ({first_line(error)})") from error
 
 
 def make_fold(
@@ -190,6 +170,9 @@ def fit(
     """
     from callback import Averaging, Checkpoints, FiniteLoss, FoldFiles
 
+    if begun is not None:
+        batch = f", batch {begun['batch'] + 1}" if begun["batch"] else ""
+        print(f"resumes from epoch {begun['epoch'] + 1}{batch}", flush=True)
     optim = model.config.optim
     averaging = Averaging(optim.ema_decay, device) if optim.ema_decay else None
     saving = Checkpoints(FoldFiles(folder, log), averaging, begun)
@@ -210,6 +193,36 @@ def fit(
     if saving.signals.received:  # too late for another batch
         raise saving.signals.stopped("the end of training")
     return {"history": saving.history, "best": saving.best}
+
+
+def take_trained(model: Classifier, folder: Path, begun: dict[str, Any]) -> dict[str, Any]:
+    """`fit` for a fold whose epochs are all done: only what it held out is missing."""
+    from callback import FoldFiles
+
+    print("trained already; what it held out is predicted again", flush=True)
+    model.load_state_dict(begun["state_dict"])
+    best = begun.get("best", {})
+    if not begun["finished"]:
+        best = FoldFiles(folder).resume(begun) or best
+    return {"history": begun.get("history", []), "best": best}
+
+
+def save_finished(
+    config: TrainConfig,
+    model: Classifier,
+    folder: Path,
+    begun: dict[str, Any] | None,
+    record: dict[str, Any],
+    scores: dict[str, float],
+) -> None:
+    """Enter the fold into summary.csv, and write its last checkpoint, which says that it is finished."""
+    from model import save_checkpoint
+
+    run = model.config
+    row = {"run": folder.parent.name, "fold": run.fold, **scores, "seconds": round(record["seconds"], 1)}
+    update_table(folder.parents[1] / "summary.csv", row | {"command": command_line(config)}, key=("run", "fold"))
+    keep = begun is None or begun["path"] != folder / PREVIOUS  # which is the good one, where last.ckpt is damaged
+    save_checkpoint(folder / LAST, run, model.state_dict(), True, folder / PREVIOUS if keep else None, **record)
 
 
 def make_trainer(optim: OptimConfig, device: torch.device, callbacks: list[pl.Callback], **limits: Any) -> pl.Trainer:
