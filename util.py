@@ -114,16 +114,12 @@ def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0)
     """Cross-entropy of each clip, (batch,), from (batch, classes) logits and rows of class weights.
 
     With smoothing s a row's weight w is spread as (1 - s) w + s w / classes (Szegedy et al. 2016, "Rethinking the
-    Inception architecture"). An all-zero row, an unlabelled clip, costs nothing.
+    Inception architecture"). An all-zero row, an unlabelled clip, costs nothing; by torch's own smoothing it would.
     """
-    from torch.nn.functional import log_softmax
+    from torch.nn import functional
 
-    log_p = log_softmax(logits.float(), dim=1)
-    loss = -(targets * log_p).sum(1)
-    if label_smoothing:
-        uniform = -log_p.mean(1) * targets.sum(1)
-        loss = (1 - label_smoothing) * loss + label_smoothing * uniform
-    return loss
+    targets = targets.lerp(targets.mean(1, keepdim=True), label_smoothing)
+    return functional.cross_entropy(logits.float(), targets, reduction="none")
 
 
 def hardest_mean(loss: Tensor, share: float) -> Tensor:
