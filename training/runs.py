@@ -140,9 +140,12 @@ def usual_recipe(runs: Sequence[RunConfig]) -> RunConfig:
 
 
 def refuse_another_recipe(run: RunConfig, folder: Path) -> None:
-    """UserError where another fold of the run has other settings; dry runs and what is stale do not count."""
+    """UserError where another fold of the run has other settings; dry runs and what is stale do not count.
+
+    Neither does "full": it holds nothing out and is used by itself, and may take more epochs than the folds did.
+    """
     for path in sorted(folder.parent.glob("fold*")):
-        other = started_run(path) if path != folder else None
+        other = started_run(path) if path != folder and FULL not in (run.fold, path.name.removeprefix("fold")) else None
         if other and (other.limit, other.folds_hash) == (run.limit, run.folds_hash) and changes(other, run):
             raise UserError(
                 f"{folder}: fold {other.fold} of this run has other settings ({changes(other, run)}); "
