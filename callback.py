@@ -97,30 +97,23 @@ class Progress(pl.Callback):
     REPORT_SECONDS = 0.5  # seldom enough that waiting for a GPU's running scores costs nothing
 
     def __init__(self, expected: float, folds_left: int = 1, report: Callable[[Report], None] | None = None) -> None:
-        self.expected = expected
-        self.folds_left = folds_left
-        self.report = report
-        self.reported = 0.0
-        self.epoch_started = 0.0
-        self.clips_per_second = 0.0
+        self.expected, self.folds_left, self.report = expected, folds_left, report
         self.bar: Any = None
-        self.started = 0.0
-        self.first = 0  # step
+        self.first = self.steps = 0  # where this process starts, and of how many
+        self.started = self.epoch_started = self.reported = 0.0
+        self.clips_per_second = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
         assert isinstance(model, Classifier)
-        steps, self.first = int(trainer.estimated_stepping_batches), trainer.global_step
-        expected = self.expected * (1 - self.first / steps)
+        self.first, self.steps = trainer.global_step, int(trainer.estimated_stepping_batches)
+        expected = self.expected * (1 - self.first / self.steps)
         all_folds = expected + self.expected * (self.folds_left - 1)
         more = f", {clock(all_folds)} for {self.folds_left} folds" if self.folds_left > 1 else ""
         print(f"fold {model.config.fold}, expected time: {clock(expected)}{more}", flush=True)
-        if self.report:
-            self.report(
-                Report(self.first, steps, trainer.current_epoch + 1, model.config.optim.epochs, {}, 0.0, expected)
-            )
+        self._report(trainer, model, {}, expected)
         self.started = time.monotonic()
         self.bar = tqdm(
-            total=steps,
+            total=self.steps,
             initial=self.first,
             desc=f"fold {model.config.fold}",
             unit="step",
@@ -135,40 +128,38 @@ class Progress(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, model: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        assert isinstance(model, Classifier)
         self.bar.update()
         now = time.monotonic()
         if self.report and now - self.reported >= self.REPORT_SECONDS:
             clips = len(trainer.datamodule.train) * (batch_idx + 1) / trainer.num_training_batches  # type: ignore[attr-defined]
             self.clips_per_second = clips / (now - self.epoch_started)
-            self._report(trainer, model)
+            self._report(trainer, model, model.running_scores() | model.held_out_scores, self._left(trainer))
         if not self.bar.disable and trainer.global_step % 10 == 0:
-            assert isinstance(model, Classifier)
             scores = model.running_scores()
             self.bar.set_postfix_str(f"loss {scores['train_loss']:.3f}, accuracy {scores['train_accuracy']:.3f}")
 
     def on_train_epoch_end(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
         assert isinstance(model, Classifier)
-        epochs, done = model.config.optim.epochs, trainer.current_epoch + 1
-        scores = model.running_scores() | model.held_out_scores
-        line = f"fold {model.config.fold}, epoch {done}/{epochs}: loss {scores['train_loss']:.3f}"
+        scores, left = model.running_scores() | model.held_out_scores, self._left(trainer)
+        epoch = f"{trainer.current_epoch + 1}/{model.config.optim.epochs}"
+        line = f"fold {model.config.fold}, epoch {epoch}: loss {scores['train_loss']:.3f}"
         if "valid_loss" in scores:
             line += f", held out: loss {scores['valid_loss']:.3f}, accuracy {scores['valid_accuracy']:.4f}"
-        begun = epochs * self.first / int(trainer.estimated_stepping_batches)  # epochs, when this process started
-        left = (time.monotonic() - self.started) / (done - begun) * (epochs - done)
         self.bar.write(line + (f", {clock(left)} left" if left else ""), file=sys.stdout)
         sys.stdout.flush()
-        if self.report:
-            self._report(trainer, model)
+        self._report(trainer, model, scores, left)
 
-    def _report(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
-        assert isinstance(model, Classifier)
-        assert self.report is not None
-        self.reported = time.monotonic()
-        steps, done = int(trainer.estimated_stepping_batches), trainer.global_step
-        left = (self.reported - self.started) / max(1, done - self.first) * (steps - done)
-        scores = model.running_scores() | model.held_out_scores
-        epochs = model.config.optim.epochs
-        self.report(Report(done, steps, trainer.current_epoch + 1, epochs, scores, self.clips_per_second, left))
+    def _left(self, trainer: pl.Trainer) -> float:
+        """Seconds, from the steps of this process."""
+        done = trainer.global_step
+        return (time.monotonic() - self.started) / max(1, done - self.first) * (self.steps - done)
+
+    def _report(self, trainer: pl.Trainer, model: Classifier, scores: dict[str, float], left: float) -> None:
+        if self.report:
+            self.reported = time.monotonic()
+            epoch, epochs = trainer.current_epoch + 1, model.config.optim.epochs
+            self.report(Report(trainer.global_step, self.steps, epoch, epochs, scores, self.clips_per_second, left))
 
     def teardown(self, trainer: pl.Trainer, model: pl.LightningModule, stage: str) -> None:
         if self.bar is not None:
