@@ -108,11 +108,12 @@ def decode_files(
         out.write(b"\0" * (out.tell() % 2))  # a run that was killed may have left half a sample
 
         def written() -> Iterator[Audio]:
-            rest = iter(files)
+            rest, buffer = iter(files), memoryview(bytearray(COPY_BYTES))  # new memory for each part takes longer
             for samples, audios, bands in _decode_chunks(files, sample_rate, scratch, compare=True):
                 start = out.tell() // 2
-                with samples.open("rb") as decoded:
-                    shutil.copyfileobj(decoded, out, COPY_BYTES)
+                with samples.open("rb", buffering=0) as decoded:
+                    while size := decoded.readinto(buffer):
+                        out.write(buffer[:size])
                 samples.unlink()
                 out.flush()
                 placed = [a._replace(offset=start + a.offset) if a.length else a for a in audios]

@@ -121,13 +121,13 @@ def find(
     Files of other kinds are counted in `others`, by suffix.
     """
     prefix = prefix_of(top, base)
-    skip = len(str(top).rstrip("/")) + 1
+    skip = len(os.path.join(top, ""))  # noqa: PTH118
     for entry in _walk(str(top)):
         suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 (a Path for each of 60,000 files is slow)
         if suffix not in AUDIO_SUFFIXES:
             others[suffix or "without suffix"] += 1
             continue
-        name = entry.path[skip:]
+        name = entry.path[skip:].replace(os.sep, "/")
         size, mtime_ns = file_stat(entry) or (0, 0)  # a dangling link: decoding gives the reason
         yield File(split, prefix + name, size, mtime_ns, label_of(name), entry.path, group_of(name))
 
@@ -165,7 +165,7 @@ class ClipFolder(Sequence[File]):
             found.append(file.fname)
             size.append(file.size)
             mtime_ns.append(file.mtime_ns)
-            top = file.path.removesuffix(file.fname)
+            top = file.path[: len(file.path) - len(file.fname)]
         order = np.array(sorted(range(len(found)), key=found.__getitem__), np.int64)
         odd = {row: found[index] for row, index in enumerate(order) if UNSAFE_NAME.search(found[index])}
         names = Names(printable(found[index]) for index in order)

@@ -132,4 +132,7 @@ def _locate(root: Path, text: str) -> tuple[str, Path]:
     path = os.path.normpath(os.path.join(folder, text))  # noqa: PTH118 (a Path keeps the ..)
     if "\\" in text and not os.path.lexists(path):  # written on Windows
         path = os.path.normpath(os.path.join(folder, text.replace("\\", "/")))  # noqa: PTH118
-    return os.path.relpath(path, folder), Path(path)
+    try:
+        return os.path.relpath(path, folder).replace(os.sep, "/"), Path(path)
+    except ValueError:  # on another drive of Windows
+        return f"../{text}", Path(path)

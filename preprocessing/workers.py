@@ -13,7 +13,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
 from system.errors import UserError
-from system.processes import HANGS, contain, cores, light_context, main_module_hidden
+from system.processes import HANGS, contain, cores, end_of, light_context, main_module_hidden
 
 Result = TypeVar("Result")
 Task = Callable[[list[str]], Result]
@@ -109,7 +109,7 @@ class _Pool:
         self._pool.shutdown()  # it has ended the other processes
         codes = [process.exitcode or 0 for process in self._processes]
         code = next((code for code in codes if code not in (0, -signal.SIGTERM)), codes[0])
-        reason = f"crashes ({signal.Signals(-code).name if code < 0 else f'exit status {code}'})"
+        reason = f"crashes ({end_of(code)})"
         if self._begun.exception():
             raise UserError(f"a decoding process {reason} before it has begun: free memory")
         return f"hangs, no sound came in {STALL_SECONDS:g} s" if code == HANGS else reason

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -90,3 +91,19 @@ def test_what_a_task_raises_is_raised() -> None:
         list(preprocessing.workers.isolated(int, [["a"]], lambda path, reason: 0))  # type: ignore[arg-type]
     with pytest.raises(FileNotFoundError):  # which is not taken for the death of the process
         list(preprocessing.workers.isolated(os.scandir, ["/nowhere"], lambda path, reason: 0))  # type: ignore[arg-type, list-item]
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the system does not tell which processes there are")
+def test_decoding_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
+    told = tmp_path / "pid"
+    hang = f"open({str(told)!r}, 'w').write(str(__import__('os').getpid())) and __import__('time').sleep(60)"
+    code = f"from preprocessing.workers import isolated; next(isolated(eval, [{hang!r}], None))"
+    with subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY) as parent:
+        while not (told.exists() and told.read_text()):
+            time.sleep(0.01)
+        parent.kill()
+    stat = Path(f"/proc/{told.read_text()}/stat")
+    until = time.monotonic() + 20
+    while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.monotonic() < until
+        time.sleep(0.01)
