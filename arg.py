@@ -306,7 +306,7 @@ class OptimOptions(Options):
         1.0, "--ohem", metavar="SHARE", help="learn from this share of a batch, the hardest",
         check=(lambda share: 0 < share <= 1, "use a share above 0, up to 1 (1: every clip)"))
     precision: str = option(  # "auto" stays in the record: what it is depends on the device, which may be another later
-        "auto", "--precision", choices=("auto", "32", "bf16", "16"), help="auto: 32 on a CPU, half on a GPU")
+        "auto", "--precision", choices=("auto", "32", "bf16", "16"), help="auto: half on a GPU but Apple's, else 32")
     compile: bool = option(False, "--compile", help="run the network through torch.compile")
     deterministic: bool = option(
         False, "--deterministic", help="the same bits each time on a GPU, too, which makes it slower")
@@ -384,7 +384,8 @@ def _gpus(text: str) -> tuple[str, ...]:
     """-g of train.py; which GPUs there are is found out later."""
     gpus = tuple(text.split(","))
     indices = all(gpu.isdecimal() for gpu in gpus)
-    require(indices or set(gpus) == {"cpu"}, f"-g {text}: use an index (0), a list (0,1,2), cpu, or cpu,cpu")
+    known = indices or set(gpus) == {"cpu"} or text == "mps"
+    require(known, f"-g {text}: use an index (0), a list (0,1,2), cpu, cpu,cpu, or mps")
     return gpus
 
 
@@ -414,8 +415,8 @@ class TrainConfig(Command):
         help="an index, a list (0,2), all, or full (every clip) (default: all)")
     gpus: tuple[str, ...] | None = option(
         None, "-g", "--gpu", metavar="G", parse=_gpus, show=joined,
-        help="index of a GPU, or cpu; a list (0,1,2 or cpu,cpu): as many folds side by side, a process each; "
-        "default: a GPU where there is one")
+        help="index of a GPU, cpu, or mps (Apple's); a list (0,1,2 or cpu,cpu): as many folds side by side, a process "
+        "each; default: a GPU where there is one")
     tag: str = option(
         "", "--tag", help="ends the run's name: another setting beside the first",
         check=(lambda tag: re.fullmatch(r"[\w.-]*", tag) is not None, "use letters, digits and . _ -"))
@@ -495,7 +496,8 @@ class InferenceConfig(Command):
         (), "-f", "--folds", metavar="N", parse=_inference_folds, show=_shown_folds,
         help="folds 0 to N-1, a list (0,2; one fold alone: 0,), or full; default: all of the run, or ensemble.json's")
     gpu: str | None = option(
-        None, "-g", "--gpu", metavar="G", help="index of a GPU, or cpu; default: a GPU where there is one")
+        None, "-g", "--gpu", metavar="G",
+        help="index of a GPU, cpu, or mps (Apple's); default: a GPU where there is one")
     tta: bool = option(
         True, "-a", "--tta", choices={"y": True, "n": False}, help="average four views of each clip (default: y)")
     output: Path = option(Path("submission.csv"), "-o", "--output", metavar="CSV", help="to write")
@@ -510,7 +512,7 @@ class InferenceConfig(Command):
     batch_size: int = option(
         64, "--batch-size", metavar="N", help="clips at a time", check=(lambda n: n >= 1, "use at least 1"))
     precision: str = option(
-        "auto", "--precision", choices=("auto", "32", "bf16", "16"), help="auto: 32 on a CPU, half on a GPU")
+        "auto", "--precision", choices=("auto", "32", "bf16", "16"), help="auto: half on a GPU but Apple's, else 32")
     check: Path | None = option(
         None, "--check", metavar="CSV",
         help="say whether this submission would be accepted, and how its labels look; goes with "

@@ -27,6 +27,7 @@ from tqdm import tqdm
 from arg import RunConfig
 from model import Classifier, read_config, save_checkpoint
 from system.console import clock
+from system.devices import gpu_random_state, set_gpu_random_state
 from system.errors import Stopped, UserError
 from system.files import replacing
 from system.paths import BEST, EVENTS, HISTORY, LAST, PREVIOUS, RESULTS
@@ -377,8 +378,8 @@ class Checkpoints(pl.Callback):
         if self._random:
             model.totals = self._random["totals"].to(model.device)
             torch.set_rng_state(self._random["cpu"])
-            if "gpu" in self._random and model.device.type == "cuda":
-                torch.cuda.set_rng_state(self._random["gpu"], model.device)
+            if "gpu" in self._random:
+                set_gpu_random_state(model.device, self._random["gpu"])
 
     def on_train_epoch_start(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
         self._epoch_started = time.monotonic()
@@ -427,8 +428,8 @@ class Checkpoints(pl.Callback):
         state, self.memory.state = self.memory.state, {}
         weights = copied(state.pop("state_dict"))
         random = {"cpu": torch.get_rng_state(), "totals": model.totals}
-        if model.device.type == "cuda":
-            random["gpu"] = torch.cuda.get_rng_state(model.device)
+        if (state_of_gpu := gpu_random_state(model.device)) is not None:
+            random["gpu"] = state_of_gpu
         record = {
             "epoch": epoch,
             "batch": batch,

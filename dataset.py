@@ -48,7 +48,7 @@ class LogMel(nn.Module):
     Raises UserError where a mel band would be empty: too many bands for n_fft.
     """
 
-    window: Tensor
+    window: Tensor  # as last used
     filters: Tensor
 
     def __init__(self, config: FeatureConfig) -> None:
@@ -65,7 +65,7 @@ class LogMel(nn.Module):
         self.single = int((filters > 0).sum(axis=0).min()) >= SINGLE_BINS
         # Both follow from the configuration, so no checkpoint holds them.
         self.register_buffer("filters", torch.from_numpy(filters), persistent=False)
-        self.register_buffer("window", torch.hann_window(config.n_fft, dtype=torch.float64), persistent=False)
+        self.hann = self.window = torch.hann_window(config.n_fft, dtype=torch.float64)  # Apple's GPUs refuse it
         self.bands = [slice(low, low + BANDS_AT_ONCE) for low in range(0, config.n_mels, BANDS_AT_ONCE)]
         used = [np.flatnonzero(filters[:, bands].any(axis=1)) for bands in self.bands]
         self.bins = [slice(int(bins[0]), int(bins[-1]) + 1) for bins in used]  # of the spectrum, for each of `bands`
@@ -91,7 +91,9 @@ class LogMel(nn.Module):
 
     def _mel_power(self, frames: Tensor) -> Tensor:
         """(B, frames, n_fft) -> (B, frames, n_mels), the power in each mel band."""
-        spectrum = torch.fft.rfft(frames * self.window.to(frames.dtype))
+        if (self.window.device, self.window.dtype) != (frames.device, frames.dtype):
+            self.window = self.hann.to(frames.device, frames.dtype)
+        spectrum = torch.fft.rfft(frames * self.window)
         square = torch.view_as_real(spectrum).float().square()
         power = (square[..., 0] + square[..., 1]).flatten(0, 1)  # (B * frames, 1 + n_fft / 2)
         if power.device.type == "cpu":
@@ -132,7 +134,9 @@ def mel_filters(config: FeatureConfig) -> NDArray[np.float32]:
 
 def fast_double(device: torch.device) -> bool:
     """Whether a device computes in float64 at a speed worth the while: not on graphics cards, at 1/32 of float32."""
-    return device.type == "cpu" or torch.cuda.get_device_capability(device) in ((6, 0), (7, 0), (8, 0), (9, 0), (10, 0))
+    if device.type != "cuda":
+        return device.type == "cpu"
+    return torch.cuda.get_device_capability(device) in ((6, 0), (7, 0), (8, 0), (9, 0), (10, 0))
 
 
 def as_float(wave: Tensor) -> Tensor:
@@ -282,7 +286,7 @@ class Store:
     def on(self, device: torch.device) -> Store:
         """The store with its samples in a GPU's memory, where they fill less than half of what is free there."""
         waves = self.splits["train"].waves
-        if device.type == "cpu" or waves.nbytes > torch.cuda.mem_get_info(device)[0] / 2:
+        if device.type != "cuda" or waves.nbytes > torch.cuda.mem_get_info(device)[0] / 2:
             return self
         waves = waves.to(device)
         splits = {split: dataclasses.replace(clips, waves=waves) for split, clips in self.splits.items()}
@@ -399,7 +403,7 @@ class Mover:
 
     def __call__(self, tensor: Tensor) -> Tensor:
         if self.stream is None or tensor.is_cuda:
-            return tensor
+            return tensor.to(self.device)
         with torch.cuda.stream(self.stream):
             moved = tensor.pin_memory().to(self.device, non_blocking=True)
         self.stream.synchronize()  # of the thread that prepares batches; nobody else waits

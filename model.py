@@ -199,7 +199,8 @@ class Classifier(pl.LightningModule):
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        self._loss = torch.zeros((), device=self.device, dtype=torch.float64)
+        kind = torch.float32 if self.device.type == "mps" else torch.float64  # Apple's GPUs have no other
+        self._loss = torch.zeros((), device=self.device, dtype=kind)
         self._counts = torch.zeros(3, len(self.config.classes), device=self.device, dtype=torch.int64)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:

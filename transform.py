@@ -147,8 +147,11 @@ def apply_masks(feature: Tensor, params: MaskDraw) -> Tensor:
 def draw_mixup(alpha: float, batch: int, draw: Generator) -> tuple[Tensor, Tensor]:
     """Each clip's own share, (B,) in 0.5 to 1, and its partner's index, (B,)."""
     # a Beta variate as a ratio of Gammas: torch's Beta takes no generator
-    concentration = torch.full((2, batch), alpha, device=draw.device)
-    gamma = torch._standard_gamma(concentration, generator=draw)
+    source = draw
+    if draw.device.type == "mps":  # which draws no Gammas
+        source = Generator().manual_seed(int(torch.randint(2**31 - 1, (), device=draw.device, generator=draw)))
+    concentration = torch.full((2, batch), alpha, device=source.device)
+    gamma = torch._standard_gamma(concentration, generator=source).to(draw.device)
     share = gamma[0] / gamma.sum(0).clamp(min=1e-12)
     return torch.maximum(share, 1 - share), torch.randperm(batch, device=draw.device, generator=draw)
 

@@ -64,7 +64,8 @@ class Results:
         else:
             self._clear()
             with replacing(folder / KEY) as beside:
-                beside.write_text(json.dumps(plain | {"threads": self.threads}, indent=1) + "\n", "utf-8")
+                text = json.dumps(plain | {"threads": self.threads}, indent=1) + "\n"
+                beside.write_text(text, "utf-8", newline="\n")
         if self._keep(clips, keep_bad):
             self.begun_with_other = ["clips"]
 

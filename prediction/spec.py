@@ -99,7 +99,7 @@ def write_ensemble(work: Path, spec: EnsembleSpec) -> Path:
     path = work / ENSEMBLE
     text = json.dumps({"format": ENSEMBLE_FORMAT, **to_plain(spec)}, indent=1, allow_nan=False)
     with replacing(path) as beside:
-        beside.write_text(text + "\n", "utf-8")
+        beside.write_text(text + "\n", "utf-8", newline="\n")
     return path
 
 

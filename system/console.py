@@ -42,6 +42,7 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., int]:
         return 0
 
     def wrapped(argv: Sequence[str] | None = None) -> int:
+        os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # read once by torch: a Mac's CPU does the rest
         out: Any = sys.stdout and _Output(sys.stdout)  # None: nobody ever reads
         err: Any = sys.stderr and _Output(sys.stderr)
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

@@ -27,14 +27,19 @@ def free_memory() -> int:
 
 
 def pick_device(gpu: str | None) -> torch.device:
-    """-g: "cpu", an index, or None for the first GPU where there is one. UserError where there is no such GPU."""
+    """-g: "cpu", "mps" (Apple's), an index, or None for the first GPU where there is one.
+
+    UserError where there is no such GPU.
+    """
     import torch
 
-    count = torch.cuda.device_count()
+    count, apple = torch.cuda.device_count(), torch.backends.mps.is_available()
     if gpu is None:
-        return torch.device("cuda", 0) if count else torch.device("cpu")
-    if gpu == "cpu":
-        return torch.device("cpu")
+        gpu = "0" if count else "mps" if apple else "cpu"
+    if gpu == "mps" and not apple:
+        raise UserError("-g mps: torch finds no GPU of Apple's here; use -g cpu for the processor")
+    if gpu in ("cpu", "mps"):
+        return torch.device(gpu)
     if not gpu.isdecimal() or int(gpu) >= count:
         have = f"this machine has {count} (0 to {count - 1})" if count else "this machine has none that torch can use"
         raise UserError(f"-g {gpu}: no such GPU, {have}; use -g cpu for the processor")
@@ -42,15 +47,39 @@ def pick_device(gpu: str | None) -> torch.device:
 
 
 def pick_precision(precision: str, device: torch.device) -> str:
-    """Lightning's name for --precision; "auto" is bf16 where the chip has it natively, fp16 before, 32 on a CPU."""
+    """Lightning's name for --precision; "auto" is bf16 where the chip has it natively, fp16 before, 32 without CUDA.
+
+    UserError for half precision on Apple's GPUs.
+    """
     import torch
 
+    if device.type == "mps" and precision not in ("auto", "32"):
+        raise UserError(f"--precision {precision}: Apple's GPUs compute in float32 here; leave it out, or use 32")
     if precision == "auto":
-        if device.type == "cpu":
+        if device.type != "cuda":
             precision = "32"  # bf16 is slower on most processors
         else:  # torch's own check of bf16 counts emulation
             precision = "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "16"
     return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[precision]
+
+
+def gpu_random_state(device: torch.device) -> torch.Tensor | None:
+    """The state of the GPU's own generator, from which dropout draws; None for a processor."""
+    import torch
+
+    if device.type == "mps":
+        return torch.mps.get_rng_state()
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+
+def set_gpu_random_state(device: torch.device, state: torch.Tensor) -> None:
+    """Nothing happens on a processor, or where `state` is of another kind of GPU."""
+    import torch
+
+    if device.type == "mps" and state.shape == torch.mps.get_rng_state().shape:
+        torch.mps.set_rng_state(state)
+    elif device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
 
 
 def keep_memory() -> None:

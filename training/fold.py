@@ -230,7 +230,7 @@ def make_trainer(optim: OptimConfig, device: torch.device, callbacks: list[pl.Ca
     import pytorch_lightning as pl
 
     return pl.Trainer(
-        accelerator="gpu" if device.type == "cuda" else "cpu",
+        accelerator={"cuda": "gpu"}.get(device.type, device.type),
         devices=[device.index] if device.type == "cuda" else 1,
         precision=pick_precision(optim.precision, device),  # type: ignore[arg-type]
         gradient_clip_val=optim.grad_clip or None,

@@ -113,6 +113,8 @@ def pick_layout(model: Classifier) -> torch.memory_format:
     of the two over a few steps of a copy, or `layout_of` under --deterministic.
     """
     device, optim = model.device, model.config.optim
+    if device.type == "mps":  # some of whose operations have been wrong in channels-last
+        return torch.contiguous_format
     if device.type == "cpu" or optim.deterministic:
         return layout_of(model.net)
     batch = made_batch(model, optim.batch_size, device)
@@ -161,7 +163,7 @@ def largest_batch(model: Classifier, clips: int, device: torch.device) -> int:
     the free memory may be filled. UserError where not even two clips fit.
     """
     most = 2 ** int(math.log2(max(2, min(LARGEST_BATCH, clips // LEAST_STEPS))))
-    if device.type == "cpu":
+    if device.type != "cuda":
         fits = int(free_memory() / 2 / bytes_a_clip(model))
         most = min(most, 2 ** int(math.log2(fits)) if fits >= 2 else 0)
     else:
