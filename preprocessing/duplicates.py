@@ -327,7 +327,8 @@ def find_clusters(
     bands = None
     if len(known[0]):
         at = np.searchsorted(known[0], offset).clip(max=len(known[0]) - 1)
-        bands = np.where((known[0][at] == offset)[:, None], known[1][at], np.float32(np.nan))
+        bands = known[1][at]
+        bands[known[0][at] != offset] = np.nan
     number = near_duplicates(map_waves(waves), offset, length, sample_rate, bands=bands)
     names = sound["fname"].to_numpy(object)[number]
     names[np.bincount(number, minlength=len(number))[number] == 1] = ""
