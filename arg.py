@@ -203,10 +203,9 @@ class FeatureOptions(SizeOptions):
             hop = math.ceil(clip_samples / (frames - 1))
         n_fft = self.n_fft or 2 ** round(math.log2(0.128 * sample_rate))  # a power of two
         nyquist = sample_rate / 2
-        require(
-            0 <= self.fmin < (self.fmax or nyquist) <= nyquist,
-            f"--fmin {self.fmin:g} --fmax {self.fmax or nyquist:g}: need 0 <= fmin < fmax <= {nyquist:g} Hz",
-        )
+        fmax = nyquist if self.fmax is None else self.fmax
+        need = f"need 0 <= fmin < fmax <= {nyquist:g} Hz"
+        require(0 <= self.fmin < fmax <= nyquist, f"--fmin {self.fmin:g} --fmax {fmax:g}: {need}")
         return FeatureConfig(sample_rate, clip_samples, n_mels, frames, hop, n_fft, self.fmin, self.fmax)
 
 
@@ -249,7 +248,7 @@ class AugmentOptions(Options):
         check=(lambda share: 0 <= share < 1, "use a share from 0 up to 1"))
     mixup_alpha: float | None = option(
         None, "--mixup", metavar="ALPHA", help="of the Beta distribution; default: 0, none",
-        check=(lambda alpha: alpha >= 0, "use 0 (none) or more"))
+        check=(lambda alpha: 0 <= alpha < math.inf, "use 0 (none) or more"))
     # fmt: on
 
     def resolve(self) -> AugmentConfig:
@@ -317,6 +316,8 @@ class OptimOptions(Options):
         for flag, value in (("--lr", self.lr), ("--weight-decay", self.weight_decay)):
             named = self.optimizer != "auto" or value is None
             require(named, f"{flag}: name the --optimizer that it is meant for")
+        smoothed = self.label_smoothing == 0 or self.loss == "cross-entropy"
+        require(smoothed, f"--label-smoothing: --loss {self.loss} knows none; leave one of the two out")
 
 
 @dataclass(frozen=True)
@@ -326,6 +327,7 @@ class OptimConfig(OptimOptions):
     epochs: int = resolved(OptimOptions, "epochs", EPOCHS[0])
     batch_size: int = resolved(OptimOptions, "batch_size", 64)
     optimizer: str = resolved(OptimOptions, "optimizer", "muon")
+    loss: str = resolved(OptimOptions, "loss", "cross-entropy")
     lr: float = resolved(OptimOptions, "lr", OPTIMIZERS["muon"][0])  # peak rate
     weight_decay: float = resolved(OptimOptions, "weight_decay", OPTIMIZERS["muon"][1])
 

@@ -33,9 +33,9 @@ from dataset import LogMel, as_float
 from networks.muon import Muon
 from networks.weights import check_download, check_fit, distrust, read_weights
 from system.errors import UserError, first_line
-from system.extensions import REGISTERED, made
+from system.extensions import DOMAINS, REGISTERED
 from system.files import keep_file, replacing
-from system.options import from_plain, to_plain
+from system.options import from_plain, made, to_plain
 from util import cross_entropy, generator, hardest_mean, macro_f1_of_counts
 
 CHECKPOINT_FORMAT = 3
@@ -171,7 +171,7 @@ class Classifier(pl.LightningModule):
         """Those of extensions that the run uses, by what they change: "wave" or "feature"."""
         used = [name for name in self.config.parts if name in REGISTERED["augmentation"]]
         own = [made("augmentation", name, self.config.parts[name]) for name in used]
-        return {domain: [one for one in own if one.domain == domain] for domain in ("wave", "feature")}
+        return {domain: [one for one in own if one.domain == domain] for domain in DOMAINS}
 
     @cached_property
     def own_loss(self) -> Any:
@@ -245,10 +245,10 @@ def make_optimizer(net: nn.Module, optim: OptimConfig, own: dict[str, Any] | Non
         return torch.optim.AdamW(groups, lr=optim.lr, fused=fused)
     if optim.optimizer == "muon":
         return Muon(groups, optim.lr)
-    if optim.optimizer in REGISTERED["optimizer"]:
-        result: torch.optim.Optimizer = made("optimizer", optim.optimizer, own)(groups, optim.lr)
-        return result
-    return torch.optim.SGD(groups, lr=optim.lr, momentum=0.9, nesterov=True, fused=fused)
+    if optim.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=optim.lr, momentum=0.9, nesterov=True, fused=fused)
+    result: torch.optim.Optimizer = made("optimizer", optim.optimizer, own)(groups, optim.lr)
+    return result
 
 
 def rate(step: int, steps: int, warmup: float) -> float:

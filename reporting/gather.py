@@ -219,13 +219,16 @@ def _read_fold(clips: HeldOut, folder: Path, fold: int) -> _Fold | None:
 def _command(
     clips: HeldOut, name: str, configs: Sequence[RunConfig | None], missing: Sequence[int], stale: bool
 ) -> str:
-    """The train.py command for the folds that are missing, with the settings of those in `configs`; "" without any."""
+    """The train.py command for the folds that are missing, with the settings of those in `configs`.
+
+    "" without any, or where extensions were used: a run has their names alone, not where they are.
+    """
     from training.plan import options_of
 
     known = [config for config in configs if config is not None]
-    if not known:
+    run = next((config for config in known if not config.limit), known[0] if known else None)
+    if run is None or run.extensions:
         return ""
-    run = next((config for config in known if not config.limit), known[0])
     tag = name.removeprefix(run_name(run.model, run.features.n_mels, run.features.frames)).removeprefix("-")
     return command_line(options_of(run, work=clips.work, tag=tag, folds=tuple(missing), restart=stale))
 

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import importlib.util
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +14,9 @@ from system.errors import UserError, first_line
 
 Thing = TypeVar("Thing")
 REGISTERED: dict[str, dict[str, Any]] = {"augmentation": {}, "loss": {}, "optimizer": {}, "view": {}}
-_loaded: dict[str, str] = {}  # names of files, by their contents' hashes
+NEEDED = {"augmentation": ("domain", "draw", "apply"), "optimizer": ("lr", "weight_decay")}  # attributes
+DOMAINS = ("wave", "feature")  # what an augmentation may change
+_loaded: dict[str, str] = {}  # the hash of each module's file
 
 
 def register(kind: str, name: str) -> Callable[[Thing], Thing]:
@@ -23,6 +25,10 @@ def register(kind: str, name: str) -> Callable[[Thing], Thing]:
     def add(thing: Thing) -> Thing:
         if any(name in things for things in REGISTERED.values()):
             raise UserError(f"{name}: is registered already; use another name")
+        if lacking := [one for one in NEEDED.get(kind, ()) if not hasattr(thing, one)]:
+            raise UserError(f"{name}: lacks {' and '.join(lacking)}, which an {kind} needs")
+        if kind == "augmentation" and (thing.domain not in DOMAINS or not dataclasses.is_dataclass(thing)):  # type: ignore[attr-defined]
+            raise UserError(f"{name}: needs a domain, {' or '.join(DOMAINS)}, and an option that switches it on")
         REGISTERED[kind][name] = thing
         return thing
 
@@ -35,13 +41,6 @@ def with_options() -> dict[str, Any]:
     return {name: thing for name, thing in known.items() if dataclasses.is_dataclass(thing)}
 
 
-def made(kind: str, name: str, values: Mapping[str, Any] | None = None) -> Any:
-    """What is registered under a name, with its options. UserError where it is not: its file has not been loaded."""
-    if name not in REGISTERED[kind]:
-        raise UserError(f"{kind} {name}: not known here; give the file that defines it with --extension FILE")
-    return REGISTERED[kind][name](**(values or {}))
-
-
 def load(paths: Iterable[Path]) -> dict[str, str]:
     """Import files, each once, and return hashes of their contents by name. UserError names one that fails."""
     hashes = {}
@@ -51,9 +50,9 @@ def load(paths: Iterable[Path]) -> dict[str, str]:
         except OSError as error:
             raise UserError(f"--extension {path}: {error.strerror}") from None
         hashes[path.name] = digest = hashlib.sha256(source).hexdigest()
-        if digest in _loaded:
-            continue
         name = f"extension_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+        if _loaded.get(name) == digest:
+            continue
         for things in REGISTERED.values():  # an earlier version of it
             for known in [known for known, thing in things.items() if thing.__module__ == name]:
                 del things[known]
@@ -65,5 +64,5 @@ def load(paths: Iterable[Path]) -> dict[str, str]:
             spec.loader.exec_module(module)
         except Exception as error:  # whatever a file of the user's may raise
             raise UserError(f"--extension {path}: {type(error).__name__}: {first_line(error)}") from error
-        _loaded[digest] = path.name
+        _loaded[name] = digest
     return hashes

@@ -42,9 +42,10 @@ def claimed(path: Path, doing: str, otherwise: str) -> Iterator[None]:
                 file.seek(1)  # Windows lets nobody else read the first byte, which is what is locked
                 holder = file.read().decode("utf-8", "replace").strip() or "another process"
             raise UserError(f"{doing} by {holder}: {otherwise}")
-        if path.exists():
-            break
-        file.close()  # whoever held it has removed it between the two calls
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                break
+        file.close()  # whoever held it has removed it between the two calls, and another may have made a new one
     try:
         with file:
             file.truncate(0)

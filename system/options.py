@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, NoReturn, TypeVar
 
 from system.errors import UserError
-from system.extensions import load, with_options
+from system.extensions import REGISTERED, load, with_options
 
 SCRIPTS = ("preprocess.py", "train.py", "inference.py", "report.py")
 Config = TypeVar("Config")
@@ -45,9 +45,12 @@ def option(default: Any, *flags: str, absent: Any = dataclasses.MISSING, kw_only
 
 
 def resolved(options: type, name: str, default: Any) -> Any:
-    """The field `name` of `options` in a class derived from it, whose objects have a value there for sure."""
-    inherited: dict[str, dataclasses.Field[Any]] = options.__dataclass_fields__  # type: ignore[attr-defined]
-    return dataclasses.field(default=default, metadata=inherited[name].metadata)
+    """The field `name` of `options` in a record derived from it, which has a value there for sure.
+
+    That may be the name of what an extension defines, which whoever reads the record need not have loaded: any will do.
+    """
+    about = options.__dataclass_fields__[name].metadata  # type: ignore[attr-defined]
+    return dataclasses.field(default=default, metadata={key: about[key] for key in about if key != "choices"})
 
 
 def part(kind: type, group: str = "") -> Any:
@@ -114,7 +117,11 @@ def _choices(about: Mapping[str, Any]) -> Mapping[str, Any] | None:
     choices = about.get("choices")
     if callable(choices):
         choices = choices()
-    return choices if choices is None or isinstance(choices, Mapping) else dict(zip(choices, choices, strict=True))
+    if choices is None or isinstance(choices, Mapping):
+        return choices
+    if len(set(choices)) < len(choices):
+        raise UserError(f"{' or '.join(choices)}: an extension has the name of what is built in; use another")
+    return dict(zip(choices, choices, strict=True))
 
 
 def _shown(value: Any) -> str:
@@ -150,14 +157,14 @@ def _parser(kind: type[Command]) -> _Parser:
     for name, field, hint, group in _options(kind):
         if group not in groups:
             groups[group] = parser.add_argument_group(group)
-        about, default, help_text = field.metadata, field.default, field.metadata.get("help", "")
+        about, default, help_text = field.metadata, field.default, field.metadata.get("help", "").replace("%", "%%")
         settings: dict[str, Any] = {"dest": name, "help": help_text}
         choices = _choices(about)
         if isinstance(default, bool) and choices is None:
             settings["action"] = "store_false" if default else "store_true"
         else:
             settings["type"] = about.get("parse") or _word_type(hint)
-            settings["metavar"] = about.get("metavar")
+            settings["metavar"] = about.get("metavar", field.name.upper())
             if choices is not None:
                 settings["type"] = partial(_chosen, about["flags"][-1], choices)
                 settings["metavar"] = "{" + ",".join(choices) + "}"
@@ -165,7 +172,10 @@ def _parser(kind: type[Command]) -> _Parser:
             settings |= {"action": "append"} if about.get("repeat") else {}
             if default not in (None, "", ()) and default is not False and "default" not in help_text:
                 settings["help"] = f"{help_text} (default: {_text(field, default)})".strip()
-        groups[group].add_argument(*about["flags"], **settings)
+        try:
+            groups[group].add_argument(*about["flags"], **settings)
+        except argparse.ArgumentError:
+            raise UserError(f"{group}: {' or '.join(about['flags'])} is another option; use a new name") from None
     return parser
 
 
@@ -184,7 +194,7 @@ def _chosen(flag: str, choices: Mapping[str, Any], text: str) -> Any:
 def parse(kind: type[Known], argv: Sequence[str] | None = None) -> Known:
     """The configuration that a command line asks for. UserError, in one line, where it makes no sense."""
     if any(field.name == "extensions" for field in dataclasses.fields(kind)):  # type: ignore[arg-type]
-        first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        first = _Parser(kind.script, add_help=False, allow_abbrev=False)
         first.add_argument("--extension", action="append", default=[], type=Path)
         load(first.parse_known_args(argv)[0].extension)  # their options are among those to be parsed
     given = {
@@ -258,7 +268,9 @@ def to_plain(config: Any) -> dict[str, Any]:
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: plain(item) for key, item in value.items()}
-        return [plain(item) for item in value] if isinstance(value, tuple | list) else value
+        if isinstance(value, tuple | list):
+            return [plain(item) for item in value]
+        return str(value) if isinstance(value, Path) else value
 
     result: dict[str, Any] = plain(dataclasses.asdict(config))
     return result
@@ -275,11 +287,7 @@ def from_plain(kind: type[Config], values: Mapping[str, Any]) -> Config:
     wrong = set(values) - set(fields)
     for name, field in fields.items():
         if name in values:
-            nested = dataclasses.is_dataclass(hints[name])
-            value = values[name]
-            arguments[name] = (
-                from_plain(hints[name], value) if nested else tuple(value) if isinstance(value, list) else value
-            )
+            arguments[name] = _revived(hints[name], values[name])
         elif "absent" in field.metadata:
             arguments[name] = field.metadata["absent"]
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
@@ -287,6 +295,27 @@ def from_plain(kind: type[Config], values: Mapping[str, Any]) -> Config:
     if wrong:
         raise ValueError(f"{kind.__name__}: missing or unknown keys {sorted(wrong)}")
     return kind(**arguments)
+
+
+def _revived(hint: Any, value: Any) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return from_plain(hint, value)  # type: ignore[arg-type]
+    if isinstance(value, list):
+        return tuple(_revived(_word_type(hint), item) for item in value)
+    return Path(value) if isinstance(value, str) and _word_type(hint) is Path else value
+
+
+def made(kind: str, name: str, values: Mapping[str, Any] | None = None) -> Any:
+    """What an extension has registered under a name: a class's object with the plain option `values`, or a function.
+
+    UserError where its file has not been loaded.
+    """
+    if name not in REGISTERED[kind]:
+        raise UserError(f"{kind} {name}: not known here; give the file that defines it with --extension FILE")
+    thing = REGISTERED[kind][name]
+    if dataclasses.is_dataclass(thing):
+        return from_plain(thing, values or {})  # type: ignore[arg-type]
+    return thing() if isinstance(thing, type) else thing
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -93,6 +93,7 @@ def test_folds_of_inference(text: str, folds: object) -> None:
         "--seed -1",
         "--limit -1",
         "--mixup -1",
+        "--mixup inf",
         "--speed 1",
         "--lr 0.1",
         "--weight-decay 0",
@@ -105,6 +106,7 @@ def test_folds_of_inference(text: str, folds: object) -> None:
         "--optimizer muo",
         "--augment most",
         "--batch-size many",
+        "--extension",
     ],
 )
 def test_train_refuses_what_makes_no_sense(options: str) -> None:
@@ -161,6 +163,12 @@ def test_n_fft_follows_the_sample_rate(rate: int, n_fft: int) -> None:
     assert FeatureOptions().resolve(rate, rate).n_fft == n_fft
 
 
+@pytest.mark.parametrize("band", ["--fmax 0", "--fmin 8000", "--fmax 8001", "--fmin 300 --fmax 200"])
+def test_an_empty_band_is_refused(band: str) -> None:
+    with pytest.raises(UserError, match="need 0 <= fmin < fmax <= 8000 Hz"):
+        arg.parse_train(band.split()).features.resolve(16000, 16000)
+
+
 def test_a_configuration_survives_as_plain_values() -> None:
     plain = to_plain(RUN)
     assert from_plain(RunConfig, plain) == RUN
@@ -210,7 +218,7 @@ def test_a_printed_command_names_the_script_as_it_was_called(monkeypatch: pytest
 
 
 @pytest.mark.parametrize("kind", [OptimOptions, OptimConfig])
-@pytest.mark.parametrize(("name", "value"), [("epochs", 0), ("optimizer", "muo"), ("warmup", 1), ("batch_size", 1)])
+@pytest.mark.parametrize(("name", "value"), [("epochs", 0), ("precision", "8"), ("warmup", 1), ("batch_size", 1)])
 def test_a_value_is_checked_however_it_is_given(kind: type[OptimOptions], name: str, value: Any) -> None:
     with pytest.raises(UserError, match=f"--{name.replace('_', '-')} {value}"):
         kind(**{name: value})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import multiprocessing
@@ -51,20 +52,23 @@ def test_a_claim_ends_with_its_process(tmp_path: Path) -> None:
         assert f"process {os.getpid()} " in lock.read_text()
 
 
+@pytest.mark.parametrize("made_anew", [False, True])
 def test_a_claim_does_not_hold_a_file_that_its_last_holder_has_removed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made_anew: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lock, take = tmp_path / ".lock", system.locks._take
-    removed: list[Path] = []
+    """Nor where a third process has made, and holds, a new file under that name."""
+    lock, take, third = tmp_path / ".lock", system.locks._take, contextlib.ExitStack()
 
     def just_removed(file: int, path: Path, wait: bool) -> bool:
-        if not removed:
-            path.unlink()
-            removed.append(path)
+        monkeypatch.setattr(system.locks, "_take", take)
+        path.unlink()
+        if made_anew:
+            third.enter_context(claimed(path, "", ""))
         return take(file, path, wait)
 
     monkeypatch.setattr(system.locks, "_take", just_removed)
-    with claimed(lock, "", ""):
+    expected = pytest.raises(UserError, match="it is held") if made_anew else contextlib.nullcontext()
+    with third, expected, claimed(lock, "it is held", "wait"):
         assert lock.exists()
 
 
