@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ MODEL = "resnet18"
 
 def _role_and_name(text: str) -> tuple[str, str]:
     role, equals, name = text.partition("=")
-    require(bool(equals), f"--columns {text}: use ROLE=NAME, as path=file")
+    require(bool(equals and name), f"--columns {text}: use ROLE=NAME, as path=file")
     return role, name
 
 
@@ -458,10 +459,8 @@ WITH_CHECK = ("work", "input_path", "sample_submission")  # the options of infer
 
 def _inference_folds(text: str) -> tuple[Fold, ...]:
     folds = tuple(range(int(text))) if text.isdecimal() else _listed(text)
-    mend = "use the number of folds (5), a list (0,2,full), or full"
-    if text == "0":
-        mend = "a single number is how many folds to use; for fold 0 alone use -f 1 or the list -f 0,"
-    require(folds != (), f"-f {text}: {mend}")
+    require(text != "0", "-f 0: a single number is how many folds to use; for fold 0 alone use -f 1 or the list -f 0,")
+    require(folds != (), f"-f {text}: use the number of folds (5), a list (0,2,full), or full")
     return folds
 
 
@@ -469,10 +468,6 @@ def _shown_folds(folds: tuple[Fold, ...]) -> str:
     if folds == tuple(range(len(folds))):
         return str(len(folds))
     return joined(folds) + ("," if len(folds) == 1 and folds != (FULL,) else "")
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(text.split(","))
 
 
 @dataclass(frozen=True)
@@ -489,7 +484,7 @@ class InferenceConfig(Command):
     work: Path = option(Path("work"), "-w", "--work", metavar="DIR", help="holds runs/")
     features: SizeOptions = part(SizeOptions)
     models: tuple[str, ...] = option(
-        (), "-m", "--model", metavar="NAMES", parse=_names, show=joined,
+        (), "-m", "--model", metavar="NAMES", parse=lambda text: tuple(text.split(",")), show=joined,
         help=f"one timm name or several: a,b; default: {MODEL}")
     tag: str = option("", "--tag", help="of the runs")
     named: tuple[str, ...] = option(
@@ -531,21 +526,19 @@ class InferenceConfig(Command):
             require(name in REGISTERED["view"], f"--view {name}: use {known}")
         if self.ensemble != "weighted":
             return
-        flags = {"-t": self.features.size, "--n-mels": self.features.n_mels, "--frames": self.features.frames}
-        given = [
-            flag
-            for flag, value in (flags | {"-m": self.models, "--tag": self.tag, "--runs": self.named}).items()
-            if value
-        ]
-        require(not given, f"{', '.join(given)}: ensemble.json names the runs of --ensemble weighted; leave that out")
+        runs = {"-t": self.features.size, "--n-mels": self.features.n_mels, "--frames": self.features.frames}
+        runs |= {"-m": self.models, "--tag": self.tag, "--runs": self.named}
+        given = ", ".join(flag for flag, value in runs.items() if value)
         last = self.checkpoint == "last"
+        require(not given, f"{given}: ensemble.json names the runs of --ensemble weighted; leave that out")
         require(not self.views, "--view: ensemble.json names the views of --ensemble weighted; leave it out")
         require(last, f"--checkpoint {self.checkpoint}: --ensemble weighted was fitted to the last ones; leave it out")
 
     def as_given(self, given: Sequence[str]) -> InferenceConfig:
-        other = [name.rpartition(".")[2] for name in given if name not in ("check", *WITH_CHECK)] if self.check else []
-        option = "".join(other[:1]).replace("_", "-")
-        require(not other, f"--check and --{option}: give one of the two, a check labels nothing")
+        for name in given if self.check else ():
+            flag = name.rpartition(".")[2].replace("_", "-")
+            allowed = name in ("check", *WITH_CHECK)
+            require(allowed, f"--check and --{flag}: give one of the two, a check labels nothing")
         return self
 
     @property
@@ -584,17 +577,7 @@ class ReportConfig(Command):
     # fmt: on
 
 
-def parse_preprocess(argv: Sequence[str] | None = None) -> PreprocessConfig:
-    return parse(PreprocessConfig, argv)
-
-
-def parse_train(argv: Sequence[str] | None = None) -> TrainConfig:
-    return parse(TrainConfig, argv)
-
-
-def parse_inference(argv: Sequence[str] | None = None) -> InferenceConfig:
-    return parse(InferenceConfig, argv)
-
-
-def parse_report(argv: Sequence[str] | None = None) -> ReportConfig:
-    return parse(ReportConfig, argv)
+parse_preprocess = partial(parse, PreprocessConfig)
+parse_train = partial(parse, TrainConfig)
+parse_inference = partial(parse, InferenceConfig)
+parse_report = partial(parse, ReportConfig)

@@ -121,14 +121,8 @@ def mel_filters(config: FeatureConfig) -> NDArray[np.float32]:
     from librosa.filters import mel  # takes half a second, which only whoever builds a model waits for
 
     with warnings.catch_warnings(action="ignore", category=UserWarning):  # empty bands, which `LogMel` refuses
-        filters = mel(
-            sr=config.sample_rate,
-            n_fft=config.n_fft,
-            n_mels=config.n_mels,
-            fmin=config.fmin,
-            fmax=config.fmax,
-            dtype=np.float64,
-        )
+        band = {"n_mels": config.n_mels, "fmin": config.fmin, "fmax": config.fmax}
+        filters = mel(sr=config.sample_rate, n_fft=config.n_fft, **band, dtype=np.float64)
     return np.ascontiguousarray(filters.T, np.float32)
 
 
@@ -253,20 +247,9 @@ class Store:
         """Raises UserError where the work folder holds no store, or one of another format."""
         info = load_store(work)
         classes = tuple(info["classes"])
-        optional = {key: Path(info[key]) if info[key] else None for key in ("test_root", "sample_submission")}
-        splits, fold_of, folds_hash = read_table(work, classes)
-        return cls(
-            work=work,
-            root=Path(info["root"]),
-            classes=classes,
-            sample_rate=info["sample_rate"],
-            clip_samples=info["clip_samples"],
-            folds=info["folds"],
-            splits=splits,
-            fold_of=fold_of,
-            folds_hash=folds_hash,
-            **optional,
-        )
+        numbers = (info[key] for key in ("sample_rate", "clip_samples", "folds"))
+        paths = (Path(info[key]) if info[key] else None for key in ("test_root", "sample_submission"))
+        return cls(work, Path(info["root"]), classes, *numbers, *paths, *read_table(work, classes))
 
     def clips(self, split: str, classes: tuple[str, ...] | None = None) -> Clips:
         """The clips of "train", "test" or "noise"; targets count by `classes`, the store's own if not given."""
@@ -314,12 +297,11 @@ def read_table(work: Path, classes: tuple[str, ...]) -> tuple[dict[str, Clips], 
                 for name, kind in columns.items()}
         for split in names
     }  # fmt: skip
-    fold_of = joined["train"]["fold"]
     splits = {
-        split: Clips(waves, columns["offset"], columns["length"], columns["target"], names[split])
-        for split, columns in joined.items()
+        split: Clips(waves, table["offset"], table["length"], table["target"], names[split])
+        for split, table in joined.items()
     }
-    return splits, fold_of, digest.hexdigest()[:16]
+    return splits, joined["train"]["fold"], digest.hexdigest()[:16]
 
 
 def read_waves(folder: Path) -> Tensor:

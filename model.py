@@ -9,7 +9,7 @@ import difflib
 import inspect
 import math
 import zipfile
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from functools import cached_property
@@ -52,15 +52,13 @@ def build_network(name: str, num_classes: int, features: FeatureConfig, weights:
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models(), n=3) or ["resnet18"]
         raise UserError(f"unknown model {name}: timm has {', '.join(close)} and more (timm.list_models())")
+    options: dict[str, Any] = {"pretrained": bool(weights)}
     if weights == TIMM_WEIGHTS:
         check_download(name)
-        options: dict[str, Any] = {"pretrained": True}
     elif weights:
         state = read_weights(Path(weights))
         check_fit(weights, name, outline(name, num_classes, features), state)
-        options = {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": state}}
-    else:
-        options = {}
+        options["pretrained_cfg_overlay"] = {"state_dict": state}
     if "n_mels" in inspect.signature(timm.model_entrypoint(name)).parameters:  # ours are built for a height
         options["n_mels"] = features.n_mels
     try:
@@ -169,8 +167,8 @@ class Classifier(pl.LightningModule):
     @cached_property
     def augmentations(self) -> dict[str, list[Any]]:
         """Those of extensions that the run uses, by what they change: "wave" or "feature"."""
-        used = [name for name in self.config.parts if name in REGISTERED["augmentation"]]
-        own = [made("augmentation", name, self.config.parts[name]) for name in used]
+        parts = self.config.parts.items()
+        own = [made("augmentation", name, values) for name, values in parts if name in REGISTERED["augmentation"]]
         return {domain: [one for one in own if one.domain == domain] for domain in DOMAINS}
 
     @cached_property
@@ -233,7 +231,7 @@ class Classifier(pl.LightningModule):
 
 
 def seed_key(config: RunConfig) -> tuple[int, ...]:
-    """What every draw of a run hangs on first: (seed, fold); "full" counts as the fold after any other."""
+    """What every draw of a run depends on first: (seed, fold); "full" counts as the fold after any other."""
     return (config.seed, 1_000_000 if config.fold == FULL else int(config.fold))
 
 
@@ -448,22 +446,18 @@ def predict(
         return torch.stack(by_view, dim=1)
 
     ahead = device.type == "cuda"  # elsewhere a copy that is not waited for may be read too early
-    pending: deque[tuple[Tensor, torch.cuda.Event]] = deque()
+    before: tuple[Tensor, torch.Event] | None = None
     for wave in waves:
         with torch.inference_mode():
             result = scores(as_float(wave.to(device, non_blocking=ahead))).to("cpu", non_blocking=ahead)
         if not ahead:
             yield result.numpy()
             continue
-        copied = torch.cuda.Event()
-        copied.record(torch.cuda.current_stream(device))
-        pending.append((result, copied))
-        if len(pending) > 1:
-            yield _waited_for(*pending.popleft())
-    while pending:
-        yield _waited_for(*pending.popleft())
-
-
-def _waited_for(result: Tensor, copied: torch.cuda.Event) -> NDArray[np.float32]:
-    copied.synchronize()
-    return result.numpy()
+        copied = torch.cuda.current_stream(device).record_event()
+        if before:
+            before[1].synchronize()
+            yield before[0].numpy()
+        before = result, copied
+    if before:
+        before[1].synchronize()
+        yield before[0].numpy()

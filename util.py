@@ -1,7 +1,7 @@
-"""Metrics, losses, the arithmetic of ensembles, atomic writes, progress: what several modules share.
+"""Metrics, losses, the arithmetic of ensembles, seeds, prefetching, many names: what several modules share.
 
-Metrics and ensembles are NumPy on probabilities; losses are torch on logits. torch is imported where a loss is
-computed, so that `preprocess.py` does without it.
+Metrics and ensembles are NumPy on probabilities, losses torch on logits. torch is imported where a loss is computed, so
+that `preprocess.py` does without it.
 """
 
 from __future__ import annotations
@@ -163,7 +163,8 @@ def prefetched(items: Iterable[Item], ahead: int = 2) -> Generator[Item, None, N
 class Names(Sequence[str]):
     """Strings in one piece of memory, so that a million cost little more than their letters.
 
-    An index gives a str; an array of indices, or a mask, a part as another Names, which shares the letters.
+    An index gives a str; an array of indices, or a mask, a part as another Names, which shares the letters. NumPy's
+    StringDType would copy them, and refuses the surrogates in names of files that are not UTF-8.
     """
 
     def __init__(self, names: Iterable[str] = ()) -> None:

@@ -68,8 +68,7 @@ class Block(nn.Module):
                 nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
             )
         self.along_frequency = nn.Sequential(
-            AlongFrequency(outputs, rows, stride),
-            SubSpectralNorm(outputs, -(-rows // stride)),
+            AlongFrequency(outputs, rows, stride), SubSpectralNorm(outputs, -(-rows // stride))
         )
         self.along_time = nn.Sequential(
             nn.Conv2d(outputs, outputs, (1, 3), 1, (0, dilation), (1, dilation), groups=outputs, bias=False),
@@ -96,12 +95,7 @@ class BCResNet(nn.Module):
     memory_format = torch.contiguous_format  # the faster one on a processor: bands are then views
 
     def __init__(
-        self,
-        width: int = 1,
-        num_classes: int = 12,
-        in_chans: int = 1,
-        n_mels: int = 40,
-        drop_rate: float = 0.1,
+        self, width: int = 1, num_classes: int = 12, in_chans: int = 1, n_mels: int = 40, drop_rate: float = 0.1
     ) -> None:
         super().__init__()
         self.num_classes = num_classes

@@ -81,22 +81,12 @@ class Muon(torch.optim.Optimizer):
         weights = list(learnt)
         for weight in weights:
             self.state[weight].setdefault("step", torch.zeros(()))  # not on a GPU, which would be waited for
-        adamw(
-            weights,
-            list(learnt.values()),
-            [self._state(weight, "mean") for weight in weights],
-            [self._state(weight, "square") for weight in weights],
-            [],
-            [self.state[weight]["step"] for weight in weights],
-            foreach=True,
-            amsgrad=False,
-            beta1=group["betas"][0],
-            beta2=group["betas"][1],
-            lr=group["lr"],
-            weight_decay=group["weight_decay"],
-            eps=1e-8,
-            maximize=False,
-        )
+        means, squares = ([self._state(weight, name) for weight in weights] for name in ("mean", "square"))
+        steps = [self.state[weight]["step"] for weight in weights]
+        beta1, beta2 = group["betas"]
+        settings = {"lr": group["lr"], "weight_decay": group["weight_decay"], "beta1": beta1, "beta2": beta2}
+        fixed = {"eps": 1e-8, "foreach": True, "amsgrad": False, "maximize": False}
+        adamw(weights, list(learnt.values()), means, squares, [], steps, **settings, **fixed)
 
     def _state(self, weight: Tensor, name: str) -> Tensor:
         """The weight's state of that name, zero at first."""

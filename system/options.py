@@ -16,7 +16,7 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, NoReturn, TypeVar
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 from system.errors import UserError
 from system.extensions import REGISTERED, load, with_options
@@ -90,16 +90,8 @@ class Command(Options):
         return self
 
 
-class _Found(NamedTuple):
-    """An option of a class: its field, the path to it, such as "optim.lr", its type and its heading."""
-
-    name: str
-    field: dataclasses.Field[Any]
-    hint: Any
-    group: str
-
-
-def _options(kind: Any, prefix: str = "", group: str = "") -> Iterator[_Found]:
+def _options(kind: Any, prefix: str = "", group: str = "") -> Iterator[tuple[str, dataclasses.Field[Any], Any, str]]:
+    """The options of a class: the path to each, such as "optim.lr", its field, its type and its heading."""
     hints = typing.get_type_hints(kind)
     for field in dataclasses.fields(kind):
         group = field.metadata.get("group") or group
@@ -109,7 +101,7 @@ def _options(kind: Any, prefix: str = "", group: str = "") -> Iterator[_Found]:
         elif dataclasses.is_dataclass(hints[field.name]):
             yield from _options(hints[field.name], f"{prefix}{field.name}.", group)
         elif field.metadata.get("flags"):
-            yield _Found(prefix + field.name, field, hints[field.name], group)
+            yield prefix + field.name, field, hints[field.name], group
 
 
 def _choices(about: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -242,18 +234,16 @@ def command_line(config: Command, **changes: Any) -> str:
         value: Any = config
         for step in name.split("."):
             value = value.get(step) if isinstance(value, dict) else getattr(value, step, None)
-        flags = field.metadata["flags"]
+        flags, repeat = field.metadata["flags"], field.metadata.get("repeat")
         if value == field.default or value is None:
             continue
+        texts = [_text(field, item) for item in (value if repeat or "nargs" in field.metadata else [value])]
         if isinstance(value, bool) and not _choices(field.metadata):
             words.append(flags[0])
-            continue
-        several = "nargs" in field.metadata or field.metadata.get("repeat")
-        texts = [_text(field, item) for item in (value if several else [value])]
-        if field.metadata.get("repeat"):
+        elif repeat:
             words += [word for text in texts for word in (flags[0], text)]
-            continue
-        words += [f"{flags[-1]}={texts[0]}"] if texts[0].startswith("-") else [flags[0], *texts]
+        else:
+            words += [f"{flags[-1]}={texts[0]}"] if texts[0].startswith("-") else [flags[0], *texts]
     return shlex.join(words)
 
 
@@ -301,8 +291,10 @@ def _revived(hint: Any, value: Any) -> Any:
     if dataclasses.is_dataclass(hint):
         return from_plain(hint, value)  # type: ignore[arg-type]
     if isinstance(value, list):
-        return tuple(_revived(_word_type(hint), item) for item in value)
-    return Path(value) if isinstance(value, str) and _word_type(hint) is Path else value
+        value = tuple(value)
+    if _word_type(hint) is Path and value is not None:
+        return tuple(map(Path, value)) if isinstance(value, tuple) else Path(value)
+    return value
 
 
 def made(kind: str, name: str, values: Mapping[str, Any] | None = None) -> Any:
