@@ -176,7 +176,8 @@ def conclude(config: TrainConfig, runs: Sequence[RunConfig]) -> None:
     size = SizeOptions.of(runs[0].features)
     folds = (FULL,) if full else tuple(run.fold for run in runs)
     clips = None if load_store(config.work)["counts"]["test"] else Path("CLIPS")
-    label = InferenceConfig(clips, config.work, size, (config.model,), tag=config.tag, folds=folds)
+    models, needed = (config.model,), config.extensions
+    label = InferenceConfig(clips, config.work, size, models, tag=config.tag, folds=folds, extensions=needed)
     print(f"next: {command_line(label)}" + (", with your folder of clips for CLIPS" if clips else ""))
 
 
