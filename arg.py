@@ -267,7 +267,7 @@ RATES, DECAYS = (", ".join(f"{both[i]:g} with {name}" for name, both in OPTIMIZE
 
 @dataclass(frozen=True)
 class OptimOptions(Options):
-    """How the network is to learn; what is None or "auto" is chosen by `training.plan.resolve`."""
+    """How the network is to learn; `training.plan.resolve` chooses what is None or "auto"."""
 
     # fmt: off
     epochs: int | None = option(
@@ -373,7 +373,7 @@ def _train_folds(text: str) -> tuple[Fold, ...] | None:
 
 
 def _listed(text: str) -> tuple[Fold, ...]:
-    """Folds as typed, each once; () where that is no list of indices and "full". A list may end with a comma."""
+    """The folds of a list with commas, each once; () where it is not one of indices and "full". It may end with one."""
     parts = tuple(dict.fromkeys(text.removesuffix(",").split(",")))
     known = all(part == FULL or part.isdecimal() for part in parts)
     return tuple(part if part == FULL else int(part) for part in parts) if known else ()

@@ -98,7 +98,7 @@ def check_start(config: RunConfig) -> None:
 
 
 def layout_of(net: nn.Module) -> torch.memory_format:
-    """The memory layout that is the faster one on a processor; channels-last unless the network says otherwise."""
+    """The faster memory layout on a processor: channels-last unless the network says otherwise."""
     layout: torch.memory_format = getattr(net, "memory_format", torch.channels_last)
     return layout
 
@@ -293,10 +293,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """`read_checkpoint` without the weights and what else is of tensors, in milliseconds whatever their size.
+    """`read_checkpoint` without weights and other tensors, in milliseconds whatever their size.
 
     Keys: config, finished and format; where training wrote them epoch, batch, history, best and seconds, too. Of the
-    file no more is checked than what is read. Same errors.
+    file only what is read is checked. Same errors.
     """
     return _read(path, tensors=False)
 

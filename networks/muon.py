@@ -24,7 +24,7 @@ LEAST_SIDE = 4  # of a matrix; what is smaller has no directions to balance
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose every matrix is made orthogonal: all directions of a layer's weights move by as much.
+    """Momentum whose every matrix is made orthogonal: all directions of a layer's weights move equally far.
 
     Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; steps are scaled to those of AdamW
     (Liu et al. 2025, "Muon is scalable for LLM training"), and weights decay as there. A convolution is the matrix

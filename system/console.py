@@ -20,7 +20,7 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., int]:
     """Make a script's `main`: what the user can mend is one line on stderr; returns the exit status.
 
     In a notebook or another interactive interpreter it is an exception instead: a cell passes over a number.
-    Its work, whose results are files, goes on to the end where nobody reads any more what it prints.
+    The work, whose results are files, continues to its end even where nobody reads its output any more.
     """
 
     def status(argv: Sequence[str] | None) -> int:

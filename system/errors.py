@@ -8,7 +8,7 @@ class UserError(Exception):
 
 
 class Stopped(Exception):  # noqa: N818 (no error)
-    """A signal has ended the work, which is saved; the message says how to go on, `status` is what to exit with."""
+    """A signal has ended the work, which is saved; the message says how to resume, `status` is the exit status."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
@@ -16,6 +16,6 @@ class Stopped(Exception):  # noqa: N818 (no error)
 
 
 def first_line(error: BaseException) -> str:
-    """An error's first line, shortened to fit into one of ours."""
+    """An error's first line, shortened to 160 characters."""
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
     return line if len(line) <= 160 else line[:157] + "..."

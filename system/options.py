@@ -45,9 +45,9 @@ def option(default: Any, *flags: str, absent: Any = dataclasses.MISSING, kw_only
 
 
 def resolved(options: type, name: str, default: Any) -> Any:
-    """The field `name` of `options` in a record derived from it, which has a value there for sure.
+    """The field `name` of `options` in a record derived from it, where it always has a value.
 
-    That may be the name of what an extension defines, which whoever reads the record need not have loaded: any will do.
+    A record takes any name as a choice: it may be that of an extension, which its reader need not have loaded.
     """
     about = options.__dataclass_fields__[name].metadata  # type: ignore[attr-defined]
     return dataclasses.field(default=default, metadata={key: about[key] for key in about if key != "choices"})
@@ -112,7 +112,7 @@ def _choices(about: Mapping[str, Any]) -> Mapping[str, Any] | None:
     if choices is None or isinstance(choices, Mapping):
         return choices
     if len(set(choices)) < len(choices):
-        raise UserError(f"{' or '.join(choices)}: an extension has the name of what is built in; use another")
+        raise UserError(f"{' or '.join(choices)}: an extension takes a name that is built in; use another")
     return dict(zip(choices, choices, strict=True))
 
 
