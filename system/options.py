@@ -112,7 +112,7 @@ def _choices(about: Mapping[str, Any]) -> Mapping[str, Any] | None:
     if choices is None or isinstance(choices, Mapping):
         return choices
     if len(set(choices)) < len(choices):
-        raise UserError(f"{' or '.join(choices)}: an extension takes a name that is built in; use another")
+        raise UserError(f"{max(choices, key=choices.count)}: is built in; give the extension's another name")
     return dict(zip(choices, choices, strict=True))
 
 

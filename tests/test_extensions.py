@@ -213,7 +213,7 @@ class Own:
         (None, "No such file"),
         (
             OWN.format("optimizer", "adamw", "lr, weight_decay = 1, 0"),
-            "adamw: an extension takes a name that is built in",
+            "adamw: is built in",
         ),
         (OWN.format("optimizer", "mine", "lr = 1"), "mine: lacks weight_decay, which an optimizer needs"),
         (OWN.format("augmentation", "mine", "domain, draw, apply = 'waves', 1, 1"), "mine: needs a domain, wave or"),
