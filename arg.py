@@ -526,7 +526,11 @@ class InferenceConfig(Command):
             require(name in REGISTERED["view"], f"--view {name}: use {known}")
         if self.ensemble != "weighted":
             return
-        runs = {"-t": self.features.size, "--n-mels": self.features.n_mels, "--frames": self.features.frames}
+        runs: dict[str, Any] = {
+            "-t": self.features.size,
+            "--n-mels": self.features.n_mels,
+            "--frames": self.features.frames,
+        }
         runs |= {"-m": self.models, "--tag": self.tag, "--runs": self.named}
         given = ", ".join(flag for flag, value in runs.items() if value)
         last = self.checkpoint == "last"

@@ -121,7 +121,7 @@ def mel_filters(config: FeatureConfig) -> NDArray[np.float32]:
     from librosa.filters import mel  # takes half a second, which only whoever builds a model waits for
 
     with warnings.catch_warnings(action="ignore", category=UserWarning):  # empty bands, which `LogMel` refuses
-        band = {"n_mels": config.n_mels, "fmin": config.fmin, "fmax": config.fmax}
+        band: dict[str, Any] = {"n_mels": config.n_mels, "fmin": config.fmin, "fmax": config.fmax}
         filters = mel(sr=config.sample_rate, n_fft=config.n_fft, **band, dtype=np.float64)
     return np.ascontiguousarray(filters.T, np.float32)
 
@@ -247,9 +247,10 @@ class Store:
         """Raises UserError where the work folder holds no store, or one of another format."""
         info = load_store(work)
         classes = tuple(info["classes"])
-        numbers = (info[key] for key in ("sample_rate", "clip_samples", "folds"))
-        paths = (Path(info[key]) if info[key] else None for key in ("test_root", "sample_submission"))
-        return cls(work, Path(info["root"]), classes, *numbers, *paths, *read_table(work, classes))
+        rate, samples, folds = (info[key] for key in ("sample_rate", "clip_samples", "folds"))
+        test_root, form = (Path(info[key]) if info[key] else None for key in ("test_root", "sample_submission"))
+        table = read_table(work, classes)
+        return cls(work, Path(info["root"]), classes, rate, samples, folds, test_root, form, *table)
 
     def clips(self, split: str, classes: tuple[str, ...] | None = None) -> Clips:
         """The clips of "train", "test" or "noise"; targets count by `classes`, the store's own if not given."""

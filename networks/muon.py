@@ -84,9 +84,9 @@ class Muon(torch.optim.Optimizer):
         means, squares = ([self._state(weight, name) for weight in weights] for name in ("mean", "square"))
         steps = [self.state[weight]["step"] for weight in weights]
         beta1, beta2 = group["betas"]
-        settings = {"lr": group["lr"], "weight_decay": group["weight_decay"], "beta1": beta1, "beta2": beta2}
-        fixed = {"eps": 1e-8, "foreach": True, "amsgrad": False, "maximize": False}
-        adamw(weights, list(learnt.values()), means, squares, [], steps, **settings, **fixed)
+        settings: dict[str, Any] = {name: group[name] for name in ("lr", "weight_decay")}
+        settings |= {"beta1": beta1, "beta2": beta2, "eps": 1e-8, "foreach": True, "amsgrad": False, "maximize": False}
+        adamw(weights, list(learnt.values()), means, squares, [], steps, **settings)
 
     def _state(self, weight: Tensor, name: str) -> Tensor:
         """The weight's state of that name, zero at first."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ PAGES = {
 }
 TEXT = {name: path.read_text("utf-8") for name, path in PAGES.items()}
 CODE = re.compile(r"^```\w*\n(.*?)^```|`([^`]+)`", re.DOTALL | re.MULTILINE)
-PARSERS = {
+PARSERS: dict[str, Callable[[list[str]], object]] = {
     "preprocess": arg.parse_preprocess,
     "train": arg.parse_train,
     "inference": arg.parse_inference,
