@@ -51,7 +51,10 @@ def logarithmic(label: str, values: Iterable[float], factor: float = 1.0) -> Axi
     marks = [times * 10.0**power for power in powers for times in (1, 2, 5)]
     first = max(mark for mark in marks if mark <= 1.001 * low)
     last = min(mark for mark in marks if mark >= 0.999 * high and mark > first)
-    return Axis(label, first, last, _written([mark for mark in marks if first <= mark <= last], factor), log=True)
+    shown = [mark for mark in marks if first <= mark <= last]
+    if len(shown) > 10:  # more would lie on each other: the powers of ten alone
+        shown = [mark for mark in shown if math.isclose(math.log10(mark), round(math.log10(mark)), abs_tol=1e-9)]
+    return Axis(label, first, last, _written(shown, factor), log=True)
 
 
 def _range(values: Iterable[float]) -> tuple[float, float]:

@@ -21,19 +21,16 @@ large. By how much cannot be seen out of fold. The order of the classes, and so 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from arg import InferenceConfig
-from prediction.spec import METHODS, TEMPERATURES, EnsembleSpec, Member
+from prediction.spec import METHODS, TEMPERATURES
 from reporting.scores import Interval, losses, mean_difference
 from system.errors import UserError
-from system.options import command_line
 from util import SMALLEST, Floats, accuracy, soft_vote, temper, weighted_vote
 
 Ints = NDArray[np.integer[Any]]
@@ -139,19 +136,22 @@ def likelihood_weights(members: Floats, truth: Ints) -> NDArray[np.float64]:
     on the logits of the weights and the logarithm of the temperature, begun at equal weights and T = 1.
     """
     from scipy.optimize import minimize
+    from scipy.special import softmax
 
     begin = np.zeros(len(members) + 1)
     found = minimize(_likelihood, begin, (members, truth), "L-BFGS-B", jac=True, options={"maxiter": 60, "ftol": 1e-7})
-    weights = _softmax(found.x[:-1])
+    weights: NDArray[np.float64] = softmax(found.x[:-1])
     weights[weights < min(PRUNED, weights.max())] = 0
     return weights / weights.sum()
 
 
 def _likelihood(parameters: NDArray[np.float64], members: Floats, truth: Ints) -> tuple[float, NDArray[np.float64]]:
     """Log loss of the scaled pool, and its gradient, at (logits of the weights, log T)."""
+    from scipy.special import softmax
+
     clips = len(truth)
     rows = np.arange(clips)
-    weights, beta = _softmax(parameters[:-1]), math.exp(-parameters[-1])
+    weights, beta = softmax(parameters[:-1]), math.exp(-parameters[-1])
     pooled = np.maximum(weighted_vote(members, weights), SMALLEST)
     log_p = np.log(pooled)
     scaled = temper(pooled, 1 / beta)
@@ -162,11 +162,6 @@ def _likelihood(parameters: NDArray[np.float64], members: Floats, truth: Ints) -
     by_weight = (members.reshape(len(members), -1) @ by_pooled.ravel()).astype(np.float64)
     by_logit = weights * (by_weight - weights @ by_weight)
     return float(loss), np.append(by_logit, -beta * by_beta)
-
-
-def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    exponential = np.exp(logits - logits.max())
-    return exponential / exponential.sum()
 
 
 def best_run(members: Floats, truth: Ints, run: Ints) -> NDArray[np.float64]:
@@ -202,7 +197,6 @@ class Candidate:
     folds: tuple[int, ...]
     fits: tuple[Fit, ...]  # for each of `folds`, the one to all the others
     final: Fit  # to everything: what is used
-    pooled: NDArray[np.float32]  # (n, classes), cross-fitted, before temperature scaling
     probabilities: NDArray[np.float32]  # (n, classes), cross-fitted
 
 
@@ -218,8 +212,7 @@ def cross_fit(members: Floats, truth: Ints, fold: Ints, run: Ints) -> dict[str, 
     folds = tuple(int(one) for one in np.unique(fold))
     if len(folds) < 2:
         raise UserError("an ensemble is chosen across folds, and only one is trained: train another with train.py -f")
-    shape = members.shape[1:]
-    pooled, scaled = ({method: np.empty(shape, np.float32) for method in METHODS} for _ in range(2))
+    scaled = {method: np.empty(members.shape[1:], np.float32) for method in METHODS}
     fits: dict[str, list[Fit]] = {method: [] for method in METHODS}
     for held_out in (*folds, None):
         others = np.flatnonzero(fold != held_out) if held_out is not None else np.arange(len(fold))
@@ -232,10 +225,9 @@ def cross_fit(members: Floats, truth: Ints, fold: Ints, run: Ints) -> dict[str, 
             fits[method].append(fit)
             if held_out is not None:
                 mine = fold == held_out
-                pooled[method][mine] = pool[mine]
                 scaled[method][mine] = temper(pool[mine], fit.temperature)
     return {
-        method: Candidate(method, folds, tuple(fits[method][:-1]), fits[method][-1], pooled[method], scaled[method])
+        method: Candidate(method, folds, tuple(fits[method][:-1]), fits[method][-1], scaled[method])
         for method in METHODS
     }
 
@@ -257,12 +249,11 @@ def pool_members(members: Floats, weights: Floats, rows: Ints | slice = slice(No
 
 @dataclass(frozen=True)
 class Choice:
-    """Which candidate to use, and why. Losses are cross-fitted log losses, nats a clip."""
+    """Which candidate to use, and why."""
 
     method: str
     lowest: str  # the method of the lowest loss
-    loss: Mapping[str, float]  # by method
-    excess: Mapping[str, Interval]  # over the lowest
+    excess: Mapping[str, Interval]  # of each method's cross-fitted log loss over the lowest, nats a clip
 
 
 def choose(candidates: Mapping[str, Candidate], truth: Ints, group: Ints) -> Choice:
@@ -273,76 +264,27 @@ def choose(candidates: Mapping[str, Candidate], truth: Ints, group: Ints) -> Cho
     while accuracies of two ensembles differ by the few clips on which their labels do.
     """
     each = {method: losses(truth, candidate.probabilities) for method, candidate in candidates.items()}
-    means = {method: float(loss.mean()) for method, loss in each.items()}
-    lowest = min(means, key=means.__getitem__)
+    lowest = min(each, key=lambda method: float(each[method].mean()))
     excess = {method: mean_difference(loss - each[lowest], group) for method, loss in each.items()}
-    simplest = next(method for method in METHODS if method in means and excess[method].low <= 0)
-    return Choice(simplest, lowest, means, excess)
+    simplest = next(method for method in METHODS if method in each and excess[method].low <= 0)
+    return Choice(simplest, lowest, excess)
 
 
-@dataclass(frozen=True)
-class Contribution:
-    """What a run brings: how much worse its ensemble is without it; nan where nothing is left then."""
+def contributions(members: Floats, truth: Ints, fold: Ints, run: Ints, candidate: Candidate) -> dict[int, float]:
+    """By run with weight, the cross-fitted accuracy with it less that without it; arguments as of `cross_fit`.
 
-    run: int
-    weight: float  # of all its members, in the final fit
-    log_loss: float  # nats a clip; above 0 where the run helps
-    accuracy: float  # above 0 where the run helps
-
-
-def contributions(members: Floats, truth: Ints, fold: Ints, run: Ints, candidate: Candidate) -> list[Contribution]:
-    """For each run with weight, the cross-fitted scores with it less those without; arguments as of `cross_fit`.
-
-    Nothing is fitted again: the other runs keep their weights, scaled to sum to one, and the temperature stays.
+    It is above 0 where the run helps, and nan where nothing is left without it. Nothing is fitted again: the other
+    runs keep their weights, scaled to sum to one, and the temperature stays.
     """
-    loss = float(losses(truth, candidate.probabilities).mean())
     right = accuracy(truth, candidate.probabilities.argmax(1))
-    result = []
-    for one in np.unique(run[candidate.final.weights > 0]):
-        kept = run != one
+    result = {}
+    for one in np.unique(run[candidate.final.weights > 0]).tolist():
         without = np.full(candidate.probabilities.shape, np.nan, np.float32)
         for held_out, fit in zip(candidate.folds, candidate.fits, strict=True):
-            rest = np.where(kept, fit.weights, 0)
+            rest = np.where(run != one, fit.weights, 0)
             if rest.any():
                 rows = np.flatnonzero(fold == held_out)
                 without[rows] = temper(pool_members(members, rest / rest.sum(), rows), fit.temperature)
         whole = bool(np.isfinite(without).all())
-        result.append(
-            Contribution(
-                run=int(one),
-                weight=float(candidate.final.weights[~kept].sum()),
-                log_loss=float(losses(truth, without).mean()) - loss if whole else math.nan,
-                accuracy=right - accuracy(truth, without.argmax(1)) if whole else math.nan,
-            )
-        )
+        result[one] = right - accuracy(truth, without.argmax(1)) if whole else math.nan
     return result
-
-
-def ensemble_spec(
-    candidate: Candidate,
-    names: Sequence[tuple[str, int]],
-    classes: Sequence[str],
-    folds_hash: str,
-    scores: Mapping[str, Any],
-) -> EnsembleSpec:
-    """The candidate's final fit, for `write_ensemble`; `names` are the run and the view of each member."""
-    members = tuple(
-        Member(run, view, float(weight))
-        for (run, view), weight in zip(names, candidate.final.weights, strict=True)
-        if weight > 0
-    )
-    return EnsembleSpec(
-        classes=tuple(classes),
-        folds_hash=folds_hash,
-        folds=candidate.folds,
-        method=candidate.method,
-        members=members,
-        temperature=candidate.final.temperature,
-        scores=dict(scores),
-    )
-
-
-def inference_command(work: Path, test_clips: bool = True) -> str:
-    """The command that labels clips with the work folder's `ensemble.json`; a folder named CLIPS without test clips."""
-    folder = None if test_clips else Path("CLIPS")
-    return command_line(InferenceConfig(input_path=folder, work=work, ensemble="weighted"))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from reporting import suspects
 from reporting.scores import Coverage, coverage
 from reporting.systems import Results, System
+from util import confusion
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -45,7 +46,8 @@ class Findings:
         self.predicted = self.judged["predicted"].to_numpy()
         self.wrong = self.predicted != self.truth
         self.coverage: Coverage = coverage(self.truth, system.probabilities, clips.fold[self.position], self.group)
-        self.pairs = suspects.confused_pairs(self.truth, self.predicted, len(clips.classes))
+        self.confusion = confusion(self.truth, self.predicted, len(clips.classes))  # (C, C) clips, label x prediction
+        self.pairs = suspects.confused_pairs(self.confusion)
         weak = suspects.weak_groups(self.wrong, self.group)
         named = np.array([bool(name) for name in clips.group_names])
         self.weak = weak[named[weak["group"].to_numpy()]]  # a clip without a speaker is a group, but none to name

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 Ints = NDArray[np.int64]
-COMPLETE, INCOMPLETE, STALE = "complete", "incomplete", "stale"
+COMPLETE, INCOMPLETE, STALE, ON_ALL = "complete", "incomplete", "stale", "on all clips"
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,9 @@ def held_out_clips(work: Path) -> HeldOut:
     table = everything[everything["split"] == "train"].reset_index(drop=True)
     names = table["group"].to_numpy(object)
     alone = names == ""
-    unique, code = np.unique(np.where(alone, "", names).astype(str), return_inverse=True)
-    known = [str(name) for name in unique if name]
-    group = code.astype(np.int64) - (len(unique) - len(known))  # "" comes first where it is there
-    group[alone] = len(known) + np.arange(int(alone.sum()))
+    known, code = np.unique(names[~alone].astype(str), return_inverse=True)
+    group = len(known) + np.cumsum(alone) - 1
+    group[~alone] = code
     clips = store.clips("train")
     return HeldOut(
         work=work,
@@ -82,8 +81,8 @@ def held_out_clips(work: Path) -> HeldOut:
         truth=clips.target.astype(np.int64),
         fold=store.fold_of.astype(np.int64),
         group=group,
-        group_names=(*known, *[""] * int(alone.sum())),
-        grouped=bool(known),
+        group_names=(*known.tolist(), *[""] * int(alone.sum())),
+        grouped=len(known) > 0,
         test_clips=int((everything["split"] == "test").sum()),
     )
 
@@ -93,7 +92,7 @@ class Run:
     """The folds of one network, size and tag: a folder under runs/."""
 
     name: str
-    status: str  # COMPLETE, INCOMPLETE or STALE
+    status: str  # COMPLETE, INCOMPLETE, STALE, or ON_ALL where only fold "full" is trained
     note: str  # why it is not complete, or what else is to be known
     command: str  # completes it; "" where it is complete
     folds: tuple[int, ...]  # whose predictions are there, as trained on the store's folds and labels
@@ -126,7 +125,9 @@ def read_run(clips: HeldOut, name: str) -> Run | None:
     """What a run's folds have predicted of `clips`; None where no fold of it was ever begun."""
     folder = clips.work / "runs" / name
     parts = [(fold, _read_fold(clips, folder / f"fold{fold}", fold)) for fold in range(clips.folds)]
-    if all(part is None for _, part in parts) and not (folder / f"fold{FULL}").is_dir():
+    untrained = [fold for fold, part in parts if part is None]
+    on_all = len(untrained) == clips.folds
+    if on_all and not (folder / f"fold{FULL}").is_dir():
         return None
     good = {fold: part for fold, part in parts if part is not None and part.probabilities is not None}
     views = min((part.probabilities.shape[0] for part in good.values()), default=0)
@@ -135,30 +136,26 @@ def read_run(clips: HeldOut, name: str) -> Run | None:
     for fold, part in good.items():
         probabilities[:, clips.fold == fold] = part.probabilities[:views]
         rows |= clips.fold == fold
-    missing = [fold for fold in range(clips.folds) if fold not in good]
+    missing = {fold for fold in range(clips.folds) if fold not in good}
     troubled: dict[str, list[int]] = {}
     for fold, found in parts:
         if found is not None and found.problem:
             troubled.setdefault(found.problem, []).append(fold)
     problems = [f"fold {_joined(which)}: {problem}" for problem, which in troubled.items()]
     stale = any(part is not None and part.stale for _, part in parts)
-    untrained = [fold for fold, part in parts if part is None]
-    if len(untrained) == clips.folds:
-        problems = ["trained on every clip: nothing is held out"]
-    elif untrained:
-        problems.append(f"fold {_joined(untrained)} not trained")
-    configs = [part.config for _, part in parts if part is not None]
-    recipes = [part.config for part in good.values() if part.config is not None]
+    if untrained:
+        problems.append("nothing is held out" if on_all else f"fold {_joined(untrained)} not trained")
+    configs = [part.config for _, part in parts if part is not None and part.config is not None]
+    recipes = [one for one in configs if not one.limit and one.folds_hash == clips.folds_hash]
     if mixed := mixed_settings(recipes):
         problems.append(mixed)
         configs.insert(0, usual := usual_recipe(recipes))
-        missing += [int(config.fold) for config in recipes if changes(usual, config)]
-    command = _command(clips, name, configs, missing, stale or bool(mixed)) if missing else ""
+        missing.update(int(one.fold) for one in recipes if changes(usual, one))
     return Run(
         name=name,
-        status=STALE if stale else INCOMPLETE if missing else COMPLETE,
+        status=ON_ALL if on_all else STALE if stale else INCOMPLETE if missing else COMPLETE,
         note="; ".join(problems),
-        command=command,
+        command=_command(clips, name, configs, sorted(missing), stale or bool(mixed)) if missing and configs else "",
         folds=tuple(good),
         rows=rows,
         probabilities=probabilities,
@@ -216,21 +213,18 @@ def _read_fold(clips: HeldOut, folder: Path, fold: int) -> _Fold | None:
     return replace(found, probabilities=probabilities, seconds=float(checkpoint.get("seconds", 0.0)))
 
 
-def _command(
-    clips: HeldOut, name: str, configs: Sequence[RunConfig | None], missing: Sequence[int], stale: bool
-) -> str:
-    """The train.py command for the folds that are missing, with the settings of those in `configs`.
+def _command(clips: HeldOut, name: str, configs: Sequence[RunConfig], missing: Sequence[int], restart: bool) -> str:
+    """The train.py command for the folds that are missing, with the first settings that are not of a dry run.
 
-    "" without any, or where extensions were used: a run has their names alone, not where they are.
+    "" where extensions were used: a run has their names alone, not where they are.
     """
     from training.plan import options_of
 
-    known = [config for config in configs if config is not None]
-    run = next((config for config in known if not config.limit), known[0] if known else None)
-    if run is None or run.extensions:
+    run = next((config for config in configs if not config.limit), configs[0])
+    if run.extensions:
         return ""
     tag = name.removeprefix(run_name(run.model, run.features.n_mels, run.features.frames)).removeprefix("-")
-    return command_line(options_of(run, work=clips.work, tag=tag, folds=tuple(missing), restart=stale))
+    return command_line(options_of(run, work=clips.work, tag=tag, folds=tuple(missing), restart=restart))
 
 
 def _joined(folds: Sequence[int]) -> str:

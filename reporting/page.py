@@ -27,13 +27,12 @@ from reporting.findings import LISTED_DUPLICATES, Findings
 from reporting.gather import HeldOut, Run
 from reporting.media import Media, media_of
 from reporting.scores import BINS, Coverage, Interval, reliability, share
-from reporting.suspects import error_bins
+from reporting.suspects import equal_bins
 from reporting.systems import NAMES, Ensembles, Pair
 from reporting.verdict import ONE_RUN, counted, ensemble_verdict, remark
 from system.console import clock
 from system.files import replacing
 from system.options import to_plain
-from util import confusion
 
 Ints = NDArray[np.int64]
 MOST_BYTES = 15_000_000
@@ -234,12 +233,12 @@ def curves(runs: Sequence[Run]) -> list[tuple[str, Chart, Chart]]:
 
 def members(ensembles: Ensembles) -> list[tuple[str, str, float, float]]:
     """Run, its views with their weights, its weight, and the accuracy that is lost without it."""
-    brings = {ensembles.runs[one.run]: one for one in ensembles.brings}
-    views: dict[str, list[str]] = {}
-    for (run, view), weight in zip(ensembles.members, ensembles.chosen.final.weights, strict=True):
+    views: dict[str, dict[int, float]] = {}
+    for (run, view), weight in zip(ensembles.members, ensembles.chosen.final.weights.tolist(), strict=True):
         if weight > 0:
-            views.setdefault(run, []).append(f"{view}: {weight:.2f}")
-    return [(run, ", ".join(parts), brings[run].weight, brings[run].accuracy) for run, parts in views.items()]
+            views.setdefault(run, {})[view] = weight
+    texts = {run: ", ".join(f"{view}: {weight:.2f}" for view, weight in own.items()) for run, own in views.items()}
+    return [(run, texts[run], sum(own.values()), ensembles.gains[run]) for run, own in views.items()]
 
 
 @dataclass(frozen=True)
@@ -253,7 +252,7 @@ class Cell:
 
 def matrix(findings: Findings) -> list[list[Cell]]:
     """The confusion matrix, confused classes side by side; of many classes the MOST_CLASSES with most errors."""
-    counts = confusion(findings.truth, findings.predicted, len(findings.clips.classes))
+    counts = findings.confusion
     errors = counts.sum(0) + counts.sum(1) - 2 * counts.diagonal()
     kept = set(np.argsort(-errors, kind="stable")[:MOST_CLASSES].tolist())
     order = [index for index in cluster_order(counts) if index in kept]
@@ -306,7 +305,7 @@ def reliability_chart(findings: Findings) -> Chart:
 
 def coverage_charts(found: Coverage) -> tuple[Chart, Chart]:
     """Precision and share of what is labelled, by the threshold."""
-    x = linear("least probability, %", [*found.thresholds.tolist(), 0.5, 1.0], 100)
+    x = linear("probability at least, %", [*found.thresholds.tolist(), 0.5, 1.0], 100)
     right = linear("correct, % of the labelled", [*found.precisions.tolist(), found.target, 1.0], 100, 4)
     top = Chart("Precision of what is labelled, by the least probability", x, right, 175)
     bottom = Chart(
@@ -329,11 +328,12 @@ def thresholds(found: Coverage) -> list[tuple[float, float, float]]:
 
 def factor(findings: Findings, name: str, unit: str, value: NDArray[np.float64]) -> tuple[str, int, Chart]:
     """Its name, the fewest clips of a bin, and the share of errors by bins of equal mass."""
-    bins = error_bins(findings.wrong, value)
+    bins = equal_bins(value)
     digits = 2 if unit == "s" else 0
     drawn = []
-    for least, most in zip(bins["least"], bins["most"], strict=True):
-        inside = (value >= least) & (value <= most)
+    for number in range(bins.max() + 1):
+        inside = bins == number
+        least, most = value[inside].min(), value[inside].max()
         label = f"{least:.{digits}f}" if least == most else f"{least:.{digits}f} to {most:.{digits}f}"
         drawn.append((label, int(inside.sum()), share(findings.wrong[inside], findings.group[inside])))
     apart = math.ceil(len(drawn) / 3)  # there is room for three labels; the others show under the pointer

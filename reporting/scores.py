@@ -63,7 +63,6 @@ class Scores:
     """All metrics of one set of clips."""
 
     clips: int
-    groups: int
     accuracy: Interval
     macro_f1: Interval
     log_loss: Interval
@@ -73,10 +72,9 @@ class Scores:
 
 @dataclass(frozen=True)
 class ClassScores:
-    """One class: `clips` are of it, `predicted` are taken for it."""
+    """Scores of one class, of which there are `clips`."""
 
     clips: int
-    predicted: int
     precision: Interval
     recall: Interval
     f1: Interval
@@ -349,7 +347,6 @@ def scores(truth: Ints, probabilities: Floats, generator: np.random.Generator, g
     predicted, classes = probabilities.argmax(1), probabilities.shape[1]
     return Scores(
         clips=len(truth),
-        groups=_codes(group, len(truth))[1],
         accuracy=share(predicted == truth, group),
         macro_f1=macro_f1_interval(truth, predicted, classes, group),
         log_loss=mean_log_loss(losses(truth, probabilities), group),
@@ -366,7 +363,6 @@ def class_scores(truth: Ints, probabilities: Floats, group: Ints | None = None) 
         true, predicted = truth == number, right_class == number
         return ClassScores(
             clips=int(np.count_nonzero(true)),
-            predicted=int(np.count_nonzero(predicted)),
             precision=share(true[predicted], None if group is None else group[predicted]),
             recall=share(predicted[true], None if group is None else group[true]),
             f1=f1_interval(true, predicted, group),

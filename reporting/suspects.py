@@ -1,4 +1,4 @@
-"""What to fix: suspected wrong labels, hard clips, confused classes, weak speakers, and what errors hang on.
+"""What to fix: suspected wrong labels, hard clips, confused classes, weak speakers, and what errors depend on.
 
 Everything is NumPy on out-of-fold predictions. n clips of C classes: `truth` (n,) int is the class that each clip is
 labelled, `probabilities` (n, C) are those of networks that were not trained on the clip. Tables have a row a clip,
@@ -7,8 +7,7 @@ with the clip's position as their index, unless said otherwise. pandas and scipy
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
 Ints = NDArray[np.integer[Any]]
 Bools = NDArray[np.bool_]
 Floats = NDArray[Any]  # floating point
-Interval = Callable[[float, int], tuple[float, float]]  # of a share and the number of trials behind it
-SMALLEST = 1e-15  # probability, so that every loss is finite
 FALSE_DISCOVERIES = 0.05  # share of the groups called weak that may not be
 TAKEN = "taken for another class"  # the weakest reason to suspect a label
 SHIELDED = ("fname", "label", "suggested", "group", "reason")  # columns of text in the list of suspects
@@ -34,61 +31,48 @@ SHIELDED = ("fname", "label", "suggested", "group", "reason")  # columns of text
 # ------------------------------------------------------------------------------------------------- wrong labels
 
 
-@dataclass(frozen=True)
-class ConfidentLearning:
-    """What out-of-fold probabilities say about the labels; `confident_learning` makes it."""
-
-    thresholds: Floats  # (C,) a class's mean probability among the clips labelled so; inf for a class without any
-    confident: Ints  # (n,) the class that a clip is confidently of; -1 where there is none
-    joint: Ints  # (C, C) clips by label (row) and the class that they are confidently of (column)
-    suspected: Bools  # (n,) confidently of another class than labelled
-
-
-def confident_learning(truth: Ints, probabilities: Floats) -> ConfidentLearning:
-    """Find label errors by confident learning (Northcutt, Jiang and Chuang 2021, "Confident Learning: Estimating
-    Uncertainty in Dataset Labels", Journal of Artificial Intelligence Research 70).
+def confident_classes(truth: Ints, probabilities: Floats) -> Ints:
+    """The class that each clip is confidently of, (n,), -1 where there is none, by confident learning.
 
     A clip is confidently of a class where its probability is at least the mean that the class has among the clips
     labelled so; of several such classes the likeliest counts. A clip that is confidently of another class than its
-    label is suspected. So a class for which the networks are generally less sure asks for less.
+    label is suspected. So a class for which the networks are generally less sure asks for less. (Northcutt, Jiang and
+    Chuang 2021, "Confident Learning: Estimating Uncertainty in Dataset Labels", Journal of Artificial Intelligence
+    Research 70.)
     """
     classes = probabilities.shape[1]
     count = np.bincount(truth, minlength=classes)
     own = np.bincount(truth, weights=_of(probabilities, truth), minlength=classes)
     thresholds = np.divide(own, count, out=np.full(classes, np.inf), where=count > 0)
     certain = probabilities >= thresholds - 1e-9  # so that rounding does not part a clip from a mean that it equals
-    confident = np.where(certain.any(1), np.where(certain, probabilities, -1).argmax(1), -1)
-    joint = np.zeros((classes, classes), np.int64)
-    np.add.at(joint, (truth[confident >= 0], confident[confident >= 0]), 1)
-    return ConfidentLearning(thresholds, confident, joint, (confident >= 0) & (confident != truth))
+    return np.where(certain.any(1), np.where(certain, probabilities, -1).argmax(1), -1)
 
 
 def judge(truth: Ints, probabilities: Floats) -> DataFrame:
     """What the predictions say of each clip, a row each, in the clips' order.
 
-    label, predicted: classes; p_label, p_predicted: their probabilities; loss: -log p_label; suspected: by
-    `confident_learning`; suggested: another class than the label, the confident one of a suspected clip, else the
-    likeliest; p_suggested: its probability.
+    label, predicted: classes; p_label, p_predicted: their probabilities; suspected: by `confident_classes`; suggested:
+    another class than the label, the confident one of a suspected clip, else the likeliest; p_suggested: its
+    probability.
 
     `p_label` is the quality of the label ("self-confidence"): the lower, the more likely it is wrong. docs/data.md
     has the simulation that it was chosen by.
     """
     import pandas as pd
 
-    found = confident_learning(truth, probabilities)
+    confident = confident_classes(truth, probabilities)
+    suspected = (confident >= 0) & (confident != truth)
     predicted = probabilities.argmax(1)
     others = probabilities.copy()
     others[np.arange(len(truth)), truth] = -1
-    suggested = np.where(found.suspected, found.confident, others.argmax(1))
-    p_label = _of(probabilities, truth)
+    suggested = np.where(suspected, confident, others.argmax(1))
     return pd.DataFrame(
         {
             "label": truth,
             "predicted": predicted,
-            "p_label": p_label,
+            "p_label": _of(probabilities, truth),
             "p_predicted": _of(probabilities, predicted),
-            "loss": -np.log(np.maximum(p_label, SMALLEST)),
-            "suspected": found.suspected,
+            "suspected": suspected,
             "suggested": suggested,
             "p_suggested": _of(probabilities, suggested),
         }
@@ -114,39 +98,21 @@ def _of(probabilities: Floats, classes: Ints) -> Floats:
 # ---------------------------------------------------------------------------------------------- what is confused
 
 
-def confused_pairs(truth: Ints, predicted: Ints, num_classes: int) -> DataFrame:
-    """Pairs of classes of which one is taken for the other, a row each, most errors first.
+def confused_pairs(counts: Ints) -> DataFrame:
+    """Pairs of classes of which one is taken for the other, a row each, most errors first, from (C, C) confusions.
 
     a < b: the classes; errors: both directions together; a_as_b, b_as_a: clips labelled a and taken for b, and the
-    reverse; a_as_b_rate, b_as_a_rate: their shares of the clips of that label; clips: tuples of positions.
+    reverse.
     """
     import pandas as pd
 
-    wrong = np.flatnonzero(truth != predicted)
-    low, high = np.minimum(truth, predicted)[wrong], np.maximum(truth, predicted)[wrong]
-    pair, which = np.unique(low.astype(np.int64) * num_classes + high, return_inverse=True)
-    count = np.bincount(truth, minlength=num_classes)
-    a, b = pair // num_classes, pair % num_classes
-    errors = np.bincount(which, minlength=len(pair))
-    a_as_b = np.bincount(which[truth[wrong] == low], minlength=len(pair))
-    b_as_a = errors - a_as_b
-    clips = np.split(wrong[np.argsort(which, kind="stable")], np.cumsum(errors)[:-1]) if len(pair) else []
-    table = pd.DataFrame(
-        {
-            "a": a,
-            "b": b,
-            "errors": errors,
-            "a_as_b": a_as_b,
-            "b_as_a": b_as_a,
-            "a_as_b_rate": a_as_b / np.maximum(count[a], 1),
-            "b_as_a_rate": b_as_a / np.maximum(count[b], 1),
-            "clips": [tuple(rows.tolist()) for rows in clips],
-        }
-    )
+    a, b = np.nonzero(np.triu(counts + counts.T, 1))
+    a_as_b, b_as_a = counts[a, b], counts[b, a]
+    table = pd.DataFrame({"a": a, "b": b, "errors": a_as_b + b_as_a, "a_as_b": a_as_b, "b_as_a": b_as_a})
     return table.sort_values("errors", ascending=False, kind="stable", ignore_index=True)
 
 
-def weak_groups(wrong: Bools, group: Ints, interval: Interval = wilson_interval) -> DataFrame:
+def weak_groups(wrong: Bools, group: Ints) -> DataFrame:
     """Groups (speakers) with an error, a row each, the clearest weakness first.
 
     `wrong` (n,) says which clips are errors, `group` (n,) whose they are, 0 to G-1. Columns: group, clips, errors,
@@ -166,38 +132,25 @@ def weak_groups(wrong: Bools, group: Ints, interval: Interval = wilson_interval)
     p_value[listed] = hypergeom.sf(errors[listed] - 1, len(wrong), errors.sum(), clips[listed]).clip(0, 1)
     asked = clips > 0
     adjusted = np.ones(len(clips))
-    if asked.any():
-        adjusted[asked] = false_discovery_control(p_value[asked])
-    table = pd.DataFrame({"group": listed, **_shares(errors[listed], clips[listed], interval)})
-    table["p_value"] = p_value[listed]
-    table["weak"] = adjusted[listed] <= FALSE_DISCOVERIES
+    adjusted[asked] = false_discovery_control(p_value[asked])
+    clips, errors = clips[listed], errors[listed]
+    rate = errors / clips
+    limits = [wilson_interval(share, count) for share, count in zip(rate.tolist(), clips.tolist(), strict=True)]
+    low, high = np.array(limits).reshape(-1, 2).T
+    table = pd.DataFrame({"group": listed, "clips": clips, "errors": errors, "rate": rate, "low": low, "high": high})
+    table["p_value"], table["weak"] = p_value[listed], adjusted[listed] <= FALSE_DISCOVERIES
     return table.sort_values(["p_value", "errors"], ascending=[True, False], kind="stable", ignore_index=True)
 
 
-def error_bins(wrong: Bools, value: Floats, bins: int = 10, interval: Interval = wilson_interval) -> DataFrame:
-    """How errors hang on a `value` (n,) of the clips, such as level, duration or noise: a row a bin, in its order.
+def equal_bins(value: Floats, bins: int = 10) -> Ints:
+    """The bin, from 0 without gaps, of each of n values, such as levels, durations or noise.
 
     Bins hold equally many clips as far as ties allow: equal values lie in one bin, so there may be fewer bins.
-    Columns: least and most (value in the bin), clips, errors, rate, low and high (its 95 % interval).
     """
-    import pandas as pd
-
-    values, which, count = np.unique(value, return_inverse=True, return_counts=True)
+    _, which, count = np.unique(value, return_inverse=True, return_counts=True)
     middle = np.cumsum(count) - count / 2  # rank of each value, the mean of its ties
     part = np.unique((middle * bins / max(len(value), 1)).astype(np.int64), return_inverse=True)[1]
-    clips = np.bincount(part, weights=count).astype(np.int64)
-    errors = np.bincount(part[which[wrong]], minlength=len(clips))
-    first = np.flatnonzero(np.diff(part, prepend=-1))
-    last = np.append(first[1:], len(values)) - 1 if len(first) else first
-    bounds = {"least": values[first], "most": values[last]}
-    return pd.DataFrame({**bounds, **_shares(errors, clips, interval)})
-
-
-def _shares(errors: Ints, clips: Ints, interval: Interval) -> dict[str, Floats]:
-    rate = errors / np.maximum(clips, 1)
-    limits = [interval(share, count) for share, count in zip(rate.tolist(), clips.tolist(), strict=True)]
-    low, high = np.array(limits).reshape(-1, 2).T
-    return {"clips": clips, "errors": errors, "rate": rate, "low": low, "high": high}
+    return part[which]
 
 
 # ------------------------------------------------------------------------------------------------ near duplicates

@@ -5,25 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prediction.spec import write_ensemble
-from reporting.ensembling import (
-    Candidate,
-    Choice,
-    Contribution,
-    choose,
-    contributions,
-    cross_fit,
-    ensemble_spec,
-    inference_command,
-)
+from arg import InferenceConfig
+from prediction.spec import EnsembleSpec, Member, write_ensemble
+from reporting.ensembling import Candidate, Choice, choose, contributions, cross_fit
 from reporting.gather import COMPLETE, HeldOut, Run
 from reporting.scores import Comparison, Summary, compare, summarise
 from system.errors import UserError
+from system.options import command_line
 from util import confusion
 
 ENSEMBLE = "ensemble"  # stands for the one that is chosen
@@ -89,9 +83,9 @@ class Ensembles:
     candidates: dict[str, Candidate]
     systems: dict[str, System]  # by method
     choice: Choice
-    brings: tuple[Contribution, ...]  # of the chosen one, by run
-    runs: tuple[str, ...]  # what the numbers of `brings` stand for
-    command: str
+    gains: dict[str, float]  # by run of the chosen one: the accuracy that is lost without it; nan where it is alone
+    runs: tuple[str, ...]  # all that were combined
+    command: str  # labels clips with the chosen one
 
     @property
     def chosen(self) -> Candidate:
@@ -118,14 +112,17 @@ def find_ensemble(clips: HeldOut, runs: Sequence[Run]) -> Ensembles | None:
         method: score(clips, _name(candidate, members), everything, candidate.probabilities)
         for method, candidate in candidates.items()
     }
+    gains = contributions(stacked, clips.truth, clips.fold, number, candidates[choice.method])
+    source = None if clips.test_clips else Path("CLIPS")
+    label = InferenceConfig(input_path=source, work=clips.work, ensemble="weighted")
     return Ensembles(
         members=members,
         candidates=candidates,
         systems=systems,
         choice=choice,
-        brings=tuple(contributions(stacked, clips.truth, clips.fold, number, candidates[choice.method])),
+        gains={complete[run].name: gain for run, gain in gains.items()},
         runs=tuple(run.name for run in complete),
-        command=inference_command(clips.work, clips.test_clips > 0),
+        command=command_line(label),
     )
 
 
@@ -191,12 +188,16 @@ def _name(candidate: Candidate, members: Sequence[tuple[str, int]]) -> str:
 
 
 def write_chosen(clips: HeldOut, ensembles: Ensembles) -> None:
-    """Write `ensemble.json`, which inference.py --ensemble weighted uses."""
-    scores = ensembles.system.summary.overall
-    values = {
-        "accuracy": scores.accuracy.value,
-        "log_loss": scores.log_loss.value,
-        "calibration_error": scores.calibration_error.value,
-    }
-    spec = ensemble_spec(ensembles.chosen, ensembles.members, clips.classes, clips.folds_hash, values)
+    """Write `ensemble.json`, which inference.py --ensemble weighted uses: the chosen one, fitted to all folds."""
+    chosen, scores = ensembles.chosen, ensembles.system.summary.overall
+    weighted = zip(ensembles.members, chosen.final.weights.tolist(), strict=True)
+    spec = EnsembleSpec(
+        classes=clips.classes,
+        folds_hash=clips.folds_hash,
+        folds=chosen.folds,
+        method=chosen.method,
+        members=tuple(Member(run, view, weight) for (run, view), weight in weighted if weight > 0),
+        temperature=chosen.final.temperature,
+        scores={name: getattr(scores, name).value for name in ("accuracy", "log_loss", "calibration_error")},
+    )
     write_ensemble(clips.work, spec)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from reporting.findings import Findings
-from reporting.gather import COMPLETE, Run
+from reporting.gather import INCOMPLETE, STALE, Run
 from reporting.scores import Coverage, Interval
 from reporting.suspects import TAKEN
 from reporting.systems import NAMES, Ensembles, Pair, Results, System
@@ -44,7 +44,7 @@ def say(findings: Findings, comparisons: Sequence[Pair]) -> list[str]:
     if torn := int((findings.twins["labels"] > 1).sum()):
         bear = "cluster of near duplicates bears" if torn == 1 else "clusters of near duplicates bear"
         sentences.append(f"{torn:,} {bear} different labels.")
-    if waiting := [run for run in runs if run.status != COMPLETE]:
+    if waiting := [run for run in runs if run.status in (INCOMPLETE, STALE)]:
         are = "is" if len(waiting) == 1 else "are"
         of = f"{len(waiting)} of {len(runs)} runs {are}" if len(runs) > 1 else "The run is"
         sentences.append(f"{of} not complete; the table of runs says what is missing.")
@@ -82,8 +82,10 @@ def _reading(findings: Findings) -> list[str]:
 
 def remark(run: Run, system: System | None) -> str:
     """What there is to know of a run beside its scores; "" where there is nothing."""
-    lost = "" if system is None or system.learned else f"has learned nothing: chance gives {system.by_chance:.3f}"
-    return "; ".join(filter(None, [run.note, lost]))
+    said = [run.note]
+    if system and not system.learned:
+        said.append(f"has learned nothing: chance gives {100 * system.by_chance:.1f} %")
+    return "; ".join(filter(None, said))
 
 
 def ensemble_verdict(ensembles: Ensembles) -> str:

@@ -20,6 +20,7 @@ from PIL import Image
 from arg import NO_AUGMENT, FeatureOptions, OptimConfig, RunConfig
 from benchmarks.browser import Tab, find_browser, open_browser
 from reporting import page
+from reporting.charts import logarithmic
 from reporting.findings import SUSPECT, Findings
 from reporting.gather import COMPLETE, INCOMPLETE, HeldOut, Run
 from reporting.media import BUDGET_BYTES, Media, clip_media, flac, opus, picture
@@ -162,6 +163,13 @@ def test_all_is_there_without_a_script(made: tuple[Path, Page], findings: Findin
     assert len(found.rows("speakers")) == 20
     settings = found.rows("runs", 1)
     assert [row[1:4] for row in settings] == [["2,000", "4 of 4", "13"]] * 2 + [["1,520", "3 of 4", "13"]]
+
+
+@pytest.mark.parametrize("lowest", [2e-5, 0.003, 0.2])
+def test_a_logarithmic_axis_has_room_for_its_marks(lowest: float) -> None:
+    axis = logarithmic("loss, nats", [lowest, 0.0, 3.4])
+    assert axis.low <= lowest < 3.4 <= axis.high
+    assert 2 <= len(axis.marks) <= 10
 
 
 def test_numbers_that_are_none_and_names_that_are_not_utf_8(

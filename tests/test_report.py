@@ -78,6 +78,9 @@ def test_everything_is_written_and_said(work: Path, capsys: pytest.CaptureFixtur
     assert any(card["audio"] for card in cards)
     spec = read_ensemble(work)
     assert spec.folds == (0, 1)
+    assert {member.run for member in spec.members} <= {RUN, f"{MODEL}-16x16-1"}
+    assert sum(member.weight for member in spec.members) == pytest.approx(1)
+    assert f"{100 * spec.scores['accuracy']:.1f} %" in page.verdict[0]
     assert f"next: python inference.py -w {work} --ensemble weighted" in said
 
 
@@ -150,6 +153,27 @@ def test_what_is_wrong_with_a_fold_is_said(work: Path, harm: str, status: str, n
     assert "--tag 0 " in run.command
     assert ("--restart" in run.command) == (status == STALE)
     assert not run.rows[held_out_clips(work).fold == 1].any()
+
+
+def test_a_fold_that_was_begun_with_other_settings_is_trained_again(work: Path) -> None:
+    path = work / "runs" / RUN / "fold1" / "last.ckpt"
+    checkpoint = torch.load(path, weights_only=True) | {"finished": False, "epoch": 1}
+    checkpoint["config"]["optim"]["epochs"] = 2
+    torch.save(checkpoint, path)
+    run = next(run for run in find_runs(held_out_clips(work)) if run.name == RUN)
+    assert run.status == INCOMPLETE
+    assert "fold 1: 1 of 2 epochs done; folds differ in optim.epochs: 13 in fold 0, 2 in fold 1" in run.note
+    assert " -f 1 " in run.command
+    assert "--epochs 13 " in run.command
+    assert "--restart" in run.command  # train.py refuses to resume it with the settings of the others
+
+
+def test_a_run_on_all_clips_lacks_nothing(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (work / "runs" / f"{MODEL}-16x16-9" / "foldfull").mkdir(parents=True)
+    assert report.main(["-w", str(work), "--no-audio"]) == 0
+    said = capsys.readouterr().out
+    assert f"{MODEL}-16x16-9: on all clips, nothing is held out\n" in said
+    assert "not complete" not in said
 
 
 def test_two_are_compared(work: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -184,7 +184,6 @@ def test_all_right_is_not_certain() -> None:
 
 def test_one_group_and_no_clips_say_nothing() -> None:
     one = rs.scores(MADE.truth, MADE.a, generator(), np.zeros(len(MADE.truth), np.int64))
-    assert one.groups == 1
     for interval in (one.accuracy, one.macro_f1, one.top3, one.calibration_error):
         assert (interval.low, interval.high) == (0, 1)
     assert (one.log_loss.low, one.log_loss.high) == (0, math.inf)
