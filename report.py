@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from arg import ReportConfig, parse_report
 from system.console import command
+from system.errors import UserError
 from system.options import command_line
 from system.paths import PAGE
 
@@ -29,6 +30,9 @@ def report(config: ReportConfig) -> None:
     from reporting.systems import judge_runs, write_chosen
     from reporting.verdict import say, say_comparison, table_of
 
+    for path in (config.output, config.export):
+        if path and path.is_dir():
+            raise UserError(f"{path}: is a folder; name a file")
     if config.export:
         spare_decisions(config.export, config.work)
     clips = held_out_clips(config.work)

@@ -190,7 +190,13 @@ def test_two_are_compared(work: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(["--runs", "x"], "no run x in"), (["--subject", "x"], "x: no run with"), (["-w", "nowhere"], "preprocess.py")],
+    [
+        (["--runs", "x"], "no run x in"),
+        (["--subject", "x"], "x: no run with"),
+        (["-w", "nowhere"], "preprocess.py"),
+        (["-o", "."], ".: is a folder"),
+        (["--export", "."], ".: is a folder"),
+    ],
 )
 def test_mistakes_are_one_line(
     work: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
