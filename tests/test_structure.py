@@ -23,7 +23,7 @@ LAYERS = (
 )
 CARD = {"__init__", "arg", "callback", "dataset", "model", "preprocess", "transform", "util", "train", "inference"}
 LAYER_OF = {name: index for index, layer in enumerate(LAYERS) for name in layer}
-MOST_LINES = {"arg": 650}  # others: 520
+MOST_LINES = {"arg": 650}  # others: 500
 
 
 def modules() -> dict[str, Path]:
@@ -65,4 +65,4 @@ def test_imports_point_down(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(set(modules()) - {"__init__"}))
 def test_a_module_is_short(name: str) -> None:
     lines = len(modules()[name].read_text("utf-8").splitlines())
-    assert lines <= MOST_LINES.get(name, 520)
+    assert lines <= MOST_LINES.get(name, 500)
