@@ -81,7 +81,7 @@ class PreprocessConfig(Command):
         None, "--relabel", metavar="CSV",
         help="a list of suspects with an action for each clip (relabel, drop, keep), to be kept on record; none: take "
         "all decisions back; without -i the data set and options of the last run")
-    strict: bool = option(False, "--strict", help="fail in place of leaving out or flagging a clip")
+    strict: bool = option(False, "--strict", help="stop with an error where a clip would be left out or flagged")
     picture: bool = option(False, "--picture", help="draw durations, levels and classes: audit.png")
     sample_rate: int | None = option(
         None, "--sample-rate", metavar="HZ", help="default: the clips' most common one",

@@ -1,4 +1,4 @@
-"""What the benchmarks share: clocks, memory, stores to measure on. Imports neither torch nor pandas by itself."""
+"""What the benchmarks share: clocks, memory, stores to measure on. Importing this loads neither torch nor pandas."""
 
 from __future__ import annotations
 

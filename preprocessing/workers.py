@@ -1,4 +1,4 @@
-"""Processes that decode: a file that crashes or hangs one does not stop the run."""
+"""Decoding processes. A file that crashes or hangs a process does not stop the run."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def set_gpu_random_state(device: torch.device, state: torch.Tensor) -> None:
 
 
 def keep_memory() -> None:
-    """Have glibc keep what a batch has freed for the next one, in place of giving it back to the system.
+    """Have glibc keep what a batch has freed for the next one, instead of returning it to the system.
 
     By default each large tensor on a CPU is new memory, which the kernel clears page by page: on two cores that was a
     sixth of a training step. Nothing happens with other C libraries.

@@ -188,7 +188,8 @@ def parse(kind: type[Known], argv: Sequence[str] | None = None) -> Known:
     if any(field.name == "extensions" for field in dataclasses.fields(kind)):  # type: ignore[arg-type]
         first = _Parser(kind.script, add_help=False, allow_abbrev=False)
         first.add_argument("--extension", action="append", default=[], type=Path)
-        load(first.parse_known_args(argv)[0].extension)  # their options are among those to be parsed
+        # first, since they add options; `parse_args` then refuses what is still unknown
+        load(first.parse_known_args(argv)[0].extension)
     given = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in vars(_parser(kind).parse_args(argv)).items()

@@ -27,7 +27,7 @@ def cores() -> int:
 
 
 def light_context(preload: Sequence[str]) -> BaseContext:
-    """How to start processes that need no torch: from a server that has imported `preload`, else each by itself."""
+    """The start method for processes without torch: forkserver, with `preload` imported, or spawn on Windows."""
     import multiprocessing
 
     if "forkserver" not in multiprocessing.get_all_start_methods():

@@ -17,6 +17,7 @@ import preprocessing.store
 import preprocessing.workers
 import system.paths
 from arg import PreprocessConfig
+from tests.altered import to_int16
 
 RATE = 16_000
 
@@ -85,3 +86,28 @@ def sklearn_folds(splitter: Any, clips: Any) -> list[int]:
     for index, (_, held_out) in enumerate(splitter.split(clips["fname"], clips["label"], units)):
         fold[held_out] = index
     return fold.tolist()
+
+
+def touch(root: Path, names: str) -> Path:
+    for name in names.split():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    return root
+
+
+def scan(root: Path, **options: Any) -> tuple[list[tuple[str, ...]], str]:
+    """(split, fname, label, group, reason) of each file, and the notes."""
+    data = preprocessing.scan.scan(PreprocessConfig(root, **options))
+    return [(f.split, f.fname, f.label, f.group, f.reason) for f in data.files], "\n".join(data.notes)
+
+
+def voice(seed: int, seconds: float = 1.0) -> NDArray[np.int16]:
+    """A gliding buzz with formants, between noise: as unlike another seed's as two takes of a word."""
+    draw = np.random.default_rng(seed)
+    time = np.arange(round(seconds * RATE)) / RATE
+    pitch = draw.uniform(90, 250) * (1 + 0.1 * np.sin(2 * np.pi * draw.uniform(0.5, 3) * time + draw.uniform(0, 6)))
+    phase = 2 * np.pi * np.cumsum(pitch) / RATE
+    wave = sum(draw.uniform(0.1, 1) / k * np.sin(k * phase + draw.uniform(0, 6)) for k in range(1, 20))
+    envelope = np.exp(-0.5 * ((time / seconds - draw.uniform(0.35, 0.65)) / 0.12) ** 2)
+    return to_int16(5000 * envelope * wave + 20 * draw.standard_normal(len(time)))

@@ -24,23 +24,12 @@ import preprocessing.workers
 import system.paths
 from tests import altered
 from tests.altered import to_int16
-from tests.preparing import RATE, fill, fill_speakers, fold_of, noise, prepare, reasons, write
+from tests.preparing import RATE, fill, fill_speakers, fold_of, noise, prepare, reasons, voice, write
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
 Wave = NDArray[np.int16]
-
-
-def voice(seed: int, seconds: float = 1.0) -> Wave:
-    """A gliding buzz with formants, between noise: as unlike another seed's as two takes of a word."""
-    draw = np.random.default_rng(seed)
-    time = np.arange(round(seconds * RATE)) / RATE
-    pitch = draw.uniform(90, 250) * (1 + 0.1 * np.sin(2 * np.pi * draw.uniform(0.5, 3) * time + draw.uniform(0, 6)))
-    phase = 2 * np.pi * np.cumsum(pitch) / RATE
-    wave = sum(draw.uniform(0.1, 1) / k * np.sin(k * phase + draw.uniform(0, 6)) for k in range(1, 20))
-    envelope = np.exp(-0.5 * ((time / seconds - draw.uniform(0.35, 0.65)) / 0.12) ** 2)
-    return to_int16(5000 * envelope * wave + 20 * draw.standard_normal(len(time)))
 
 
 def test_duplicates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,21 +14,7 @@ import preprocessing.scan
 import preprocessing.store
 from arg import PreprocessConfig, parse_preprocess
 from system.errors import UserError
-
-
-def touch(root: Path, names: str) -> Path:
-    for name in names.split():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(name)
-    return root
-
-
-def scan(root: Path, **options: Any) -> tuple[list[tuple[str, ...]], str]:
-    """(split, fname, label, group, reason) of each file, and the notes."""
-    data = preprocessing.scan.scan(PreprocessConfig(root, **options))
-    return [(f.split, f.fname, f.label, f.group, f.reason) for f in data.files], "\n".join(data.notes)
-
+from tests.preparing import scan, touch
 
 RATE = 8000
 

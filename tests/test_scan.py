@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,24 +15,9 @@ import preprocessing.pipeline
 import preprocessing.scan
 import preprocessing.store
 import preprocessing.workers
-from arg import PreprocessConfig
 from preprocess import main
 from system.errors import UserError
-from tests.preparing import RATE, fill, noise, prepare, reasons, samples_of, write
-
-
-def touch(root: Path, names: str) -> Path:
-    for name in names.split():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(name)
-    return root
-
-
-def scan(root: Path, **options: Any) -> tuple[list[tuple[str, ...]], str]:
-    """(split, fname, label, group, reason) of each file, and the notes."""
-    data = preprocessing.scan.scan(PreprocessConfig(root, **options))
-    return [(f.split, f.fname, f.label, f.group, f.reason) for f in data.files], "\n".join(data.notes)
+from tests.preparing import RATE, fill, noise, prepare, reasons, samples_of, scan, touch, write
 
 
 def test_a_folder_a_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
