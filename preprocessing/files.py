@@ -29,6 +29,7 @@ AUDIO_SUFFIXES = frozenset(
     }
 )
 SPEAKER = re.compile(r"(.+?)_nohash_\d+")
+PART = re.compile(r"#t=[0-9.]+,[0-9.]+$")
 UNSAFE_NAME = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # control characters and bytes that are not UTF-8
 
 
@@ -44,10 +45,26 @@ class File(NamedTuple):
     group: str = ""
     fold: str = ""  # as a manifest has it
     reason: str = ""  # why it is not used, where that is known without opening it
+    start: float = 0.0  # seconds: the part of the file that is the clip, whose name ends as `part_of` has it
+    end: float = 0.0  # 0: the whole file
 
     @property
     def key(self) -> tuple[str, str, int, int]:
         return self[:4]
+
+
+def part_of(fname: str, start: float, end: float) -> str:
+    """The name of a clip that is a part of a recording, in seconds: rec.wav#t=1.5,2.25 (W3C media fragment)."""
+    return f"{fname}#t={_seconds(start)},{_seconds(end)}"
+
+
+def _seconds(time: float) -> str:
+    return f"{time:.6f}".rstrip("0").rstrip(".")
+
+
+def recording_of(fname: str) -> str:
+    """The file that a clip is, or is a part of."""
+    return PART.sub("", fname)
 
 
 def printable(name: str) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arg import PreprocessConfig
+from preprocessing.files import PART, recording_of
 from system.errors import UserError
 
 if TYPE_CHECKING:
@@ -83,17 +84,18 @@ def assign_folds(clips: DataFrame, folds: int, seed: int, known: Mapping[str, in
 
 
 def units_of(clips: DataFrame) -> NDArray[np.int64]:
-    """What must stay in one fold, (n,): clips joined by groups and near duplicates have the row of their first one."""
+    """What must stay in one fold, (n,): clips joined by groups, recordings and near duplicates have their first row."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
     row = np.arange(len(clips))
-    groups, clusters = (
-        np.unique(clips[key].where(clips[key] != "", "\0" + clips["fname"]), return_inverse=True)[1] + len(clips) * at
-        for key, at in (("group", 1), ("cluster", 2))
-    )  # nodes beside the clips
-    edges = np.tile(row, 2), np.concatenate([groups, clusters])
-    joined = coo_array((np.ones(2 * len(clips), np.int8), edges), shape=(3 * len(clips),) * 2)
+    links = [clips[key].where(clips[key] != "", "\0" + clips["fname"]) for key in ("group", "cluster")]
+    if clips["fname"].str.contains(PART).any():
+        links.append(clips["fname"].map(recording_of))
+    nodes = [np.unique(link, return_inverse=True)[1] + len(clips) * at for at, link in enumerate(links, 1)]
+    edges = np.tile(row, len(links)), np.concatenate(nodes)
+    size = len(clips) * (1 + len(links))
+    joined = coo_array((np.ones(len(edges[0]), np.int8), edges), shape=(size, size))
     part = connected_components(joined, directed=False)[1][: len(clips)]
     _, first, inverse = np.unique(part, return_index=True, return_inverse=True)
     return first[inverse]

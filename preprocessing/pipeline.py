@@ -136,8 +136,9 @@ def _table(files: Sequence[File], audios: Iterable[Audio]) -> DataFrame:
     """One row a file: the fields of `File` and `Audio`."""
     import pandas as pd
 
-    columns = [*File._fields[:-1], *Audio._fields]
-    table = pd.DataFrame([(*file[:-1], *audio) for file, audio in zip(files, audios, strict=True)], columns=columns)
+    fields = File._fields.index("reason")  # which Audio has, too
+    columns = [*File._fields[:fields], *Audio._fields]
+    table = pd.DataFrame([(*file[:fields], *audio) for file, audio in zip(files, audios, strict=True)], columns=columns)
     for name in ("fname", "label", "group"):
         table[name] = [printable(text) for text in table[name]]
     return table

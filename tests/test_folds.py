@@ -182,3 +182,11 @@ def test_folds_are_scikit_learns(seed: int) -> None:
     if unit.max() + 1 >= folds:
         expected = of_sklearn(StratifiedGroupKFold, folds, seed, label, unit)
         assert stratified_groups(unit, label, folds, seed).tolist() == expected
+
+
+def test_parts_of_one_recording_stay_together() -> None:
+    import pandas as pd
+
+    names = ["r.wav#t=0,1", "r.wav#t=1.5,2.25", "s.wav#t=0,1", "t.wav"]
+    clips = pd.DataFrame({"fname": names, "group": ["ann", "bob", "bob", ""], "cluster": ""})
+    assert preprocessing.folds.units_of(clips).tolist() == [0, 0, 0, 3]
