@@ -336,6 +336,7 @@ class Batches:
     epoch: int = 0
     shift: int = 0  # samples
     first: int = 0
+    balance: float = 0.0  # see `balanced_rows`; 0: every clip once
     device: torch.device = torch.device("cpu")  # noqa: RUF009 (immutable)
 
     def __len__(self) -> int:
@@ -349,6 +350,8 @@ class Batches:
         """The clips of every batch of the epoch, as indices."""
         rows = np.arange(len(self.clips), dtype=np.int32)
         if self.seed is not None:
+            if self.balance:
+                rows = balanced_rows(self.clips.target, self.balance, self.seed, self.epoch)
             np.random.default_rng(seed_of(*self.seed, self.epoch)).shuffle(rows)
         return np.array_split(rows, len(self)) if len(self) else []
 
@@ -367,6 +370,27 @@ class Batches:
                 draw = np.random.default_rng(seed_of(*self.seed, self.epoch, batch))
             waves = self.clips.windows(part, self.clip_samples, draw, self.shift)
             yield to_device(waves), to_device(one_hot(self.clips.target[part], self.num_classes))
+
+
+def balanced_rows(target: Ints, power: float, seed: tuple[int, ...], epoch: int) -> NDArray[np.int32]:
+    """As many clips as there are, (n,), for an epoch in which a class of k clips has a share as k^(1 - power).
+
+    With a `power` of 0 classes come as often as they have clips, with 1 all alike. What rounding takes from a class in
+    an epoch it gets in another. The clips of a class are dealt in drawn orders of all of them, one after the other and
+    from epoch to epoch: none is ever ahead of another by more than one.
+    """
+    _, code, count = np.unique(target, return_inverse=True, return_counts=True)
+    wanted = np.append(0.0, np.cumsum(count ** (1.0 - power)))
+    edges = wanted / wanted[-1] * len(target)  # of the classes among an epoch's clips
+    before, after = (np.diff(np.floor(epochs * edges + 0.5).astype(np.int64)) for epochs in (epoch, epoch + 1))
+    rows = []
+    for number, own in enumerate(np.split(np.argsort(code, kind="stable"), np.cumsum(count)[:-1])):
+        first, last = int(before[number]), int(after[number])  # of all that are ever dealt of the class
+        rounds = range(first // len(own), last // len(own) + 1)
+        keys = (seed_of(*seed, 0, 0, number, one) for one in rounds)  # a key of its own length
+        dealt = np.concatenate([np.random.default_rng(key).permutation(own) for key in keys])
+        rows.append(dealt[first - rounds.start * len(own) : last - rounds.start * len(own)])
+    return np.concatenate(rows).astype(np.int32)
 
 
 def one_hot(target: Ints, num_classes: int) -> Tensor:
@@ -397,7 +421,8 @@ class Mover:
 class WaveData(pl.LightningDataModule):
     """The training and held-out clips of one fold, in batches on `device`.
 
-    `shift_samples` is how far a training clip is shifted at most; see `Clips.windows`.
+    `shift_samples` is how far a training clip is shifted at most, see `Clips.windows`; `balance` is a power for
+    `balanced_rows`.
     """
 
     def __init__(
@@ -409,6 +434,7 @@ class WaveData(pl.LightningDataModule):
         limit: int = 0,
         shift_samples: int = 0,
         device: torch.device = torch.device("cpu"),  # noqa: B008 (immutable)
+        balance: float = 0.0,
     ) -> None:
         super().__init__()
         clips = store.clips("train")
@@ -424,12 +450,18 @@ class WaveData(pl.LightningDataModule):
         self.seed = seed
         self.shift_samples = shift_samples
         self.device = device
+        self.balance = balance
         self.begin = (0, 0)  # where training begins: the epoch, and its batches that are left out
 
     def train_batches(self, epoch: int, first: int = 0) -> Batches:
         """The batches of an epoch, from its `first` on."""
         return dataclasses.replace(
-            self._in_order(self.train), seed=self.seed, epoch=epoch, shift=self.shift_samples, first=first
+            self._in_order(self.train),
+            seed=self.seed,
+            epoch=epoch,
+            shift=self.shift_samples,
+            first=first,
+            balance=self.balance,
         )
 
     def train_dataloader(self) -> Batches:

@@ -36,7 +36,7 @@ from system.errors import UserError, first_line
 from system.extensions import DOMAINS, REGISTERED
 from system.files import keep_file, replacing
 from system.options import from_plain, made, to_plain
-from util import cross_entropy, generator, hardest_mean, macro_f1_of_counts
+from util import class_weights, cross_entropy, generator, hardest_mean, macro_f1_of_counts
 
 CHECKPOINT_FORMAT = 3
 WITH_TENSORS = ("state_dict", "training", "random")  # what a checkpoint has beside plain values
@@ -118,6 +118,8 @@ class Classifier(pl.LightningModule):
         self.background = torch.zeros(0) if background is None else as_float(background)
         self.noise = torch.zeros(0)
         self.layout = layout_of(self.net)  # of its memory
+        optim = config.optim
+        self.class_weights = torch.from_numpy(class_weights(config.class_counts, optim.class_weights, optim.balance))
         self.held_out_scores: dict[str, float] = {}  # of the last validated epoch
         self.totals = torch.zeros(3)  # of the epoch so far: loss, right answers, clips
         self._loss = torch.zeros(0)  # of the held-out clips so far, and of their classes (true, predicted, both)
@@ -162,6 +164,8 @@ class Classifier(pl.LightningModule):
             losses = cross_entropy(logits, target, optim.label_smoothing)
         else:
             losses = self.own_loss(logits, target)
+        if optim.class_weights:
+            losses = losses * (target @ self.class_weights.to(target.device))
         return hardest_mean(losses, optim.ohem)
 
     @cached_property
@@ -180,6 +184,7 @@ class Classifier(pl.LightningModule):
 
     def on_fit_start(self) -> None:
         self.background = self.background.to(self.device)
+        self.class_weights = self.class_weights.to(self.device)
         if self.config.augment.noise_std:
             self.noise = transform.white_noise(generator(self.device, *seed_key(self.config)))
 

@@ -122,6 +122,19 @@ def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0)
     return functional.cross_entropy(logits.float(), targets, reduction="none")
 
 
+def class_weights(counts: Sequence[int], power: float, balance: float = 0.0) -> NDArray[np.float32]:
+    """What a clip of each class weighs in the loss, (classes,): its class's number of clips to the power of -`power`.
+
+    They are scaled so that the clips drawn weigh 1 on average, those of a class of n as often as n^(1 - `balance`): the
+    learning rate keeps its meaning. A class without clips weighs nothing.
+    """
+    count = np.asarray(counts, np.float64)
+    there = count > 0
+    weight, drawn = (np.where(there, np.maximum(count, 1) ** exponent, 0) for exponent in (-power, 1 - balance))
+    scaled: NDArray[np.float32] = (weight * drawn.sum() / (weight @ drawn)).astype(np.float32)
+    return scaled
+
+
 def hardest_mean(loss: Tensor, share: float) -> Tensor:
     """Mean of the largest `share` of the (batch,) losses, at least one of them.
 

@@ -12,7 +12,19 @@ import torch
 from numpy.typing import NDArray
 
 from arg import FeatureOptions
-from dataset import Batches, Clips, LogMel, Store, WaveData, gather, gather_by_torch, mel_filters, one_hot, read_waves
+from dataset import (
+    Batches,
+    Clips,
+    LogMel,
+    Store,
+    WaveData,
+    balanced_rows,
+    gather,
+    gather_by_torch,
+    mel_filters,
+    one_hot,
+    read_waves,
+)
 from system.errors import UserError
 from util import Names
 
@@ -166,6 +178,35 @@ def test_an_epoch_has_every_clip_once_and_its_own_order() -> None:
     assert first != epoch(1)
     assert first != epoch(0, (8,))
     assert epoch(0, None) == [[1, 2, 3, 4], [5, 6, 7], [8, 9, 10]]
+
+
+@pytest.mark.parametrize(("power", "rare"), [(1.0, 80), (0.5, 160 / (1 + 19**0.5)), (0.25, 160 / (1 + 19**0.75))])
+def test_a_balanced_epoch_draws_classes_by_a_power_of_their_clips_and_clips_evenly(power: float, rare: float) -> None:
+    """152 clips against 8: the rare class's share is 8^(1 - power) / (8^(1 - power) + 152^(1 - power))."""
+    target = np.array([1] * 8 + [0] * 152)
+    epochs = [balanced_rows(target, power, (3,), epoch) for epoch in range(20)]
+    assert {len(rows) for rows in epochs} == {160}
+    assert all(abs((target[rows] == 1).sum() - rare) <= 1 for rows in epochs)
+    drawn = np.bincount(np.concatenate(epochs), minlength=160)
+    assert abs(drawn[:8].sum() - 20 * rare) <= 1  # what is rounded off an epoch comes in another
+    for own in (drawn[:8], drawn[8:]):
+        assert own.max() - own.min() <= 1
+
+
+def test_a_balanced_epoch_hangs_on_its_key_and_keeps_its_batches() -> None:
+    clips = dataclasses.replace(store_of(*[[n, n, n] for n in range(1, 11)]), target=np.array([0] * 9 + [1], np.int32))
+    plain = Batches(clips, 2, 3, 4, (7,))
+    even = dataclasses.replace(plain, balance=1.0)
+
+    def values(batches: Batches) -> list[list[int]]:
+        return [wave[:, 0].tolist() for wave, _ in batches]
+
+    assert [len(batch) for batch in values(even)] == [len(batch) for batch in values(plain)] == [4, 3, 3]
+    assert sum(batch.count(10) for batch in values(even)) == 5  # the only clip of its class, of ten
+    assert values(even) == values(even)
+    assert values(even) != values(dataclasses.replace(even, epoch=1))
+    assert values(even) != values(dataclasses.replace(even, seed=(8,)))
+    assert values(dataclasses.replace(even, first=1)) == values(even)[1:]
 
 
 def test_targets_are_rows_of_class_weights() -> None:

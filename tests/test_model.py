@@ -124,6 +124,27 @@ def test_a_checkpoint_from_before_the_change_of_speed(tmp_path: Path, checkpoint
         load_classifier(tmp_path / "old.ckpt")
 
 
+def test_a_checkpoint_from_before_uneven_classes_is_of_the_same_run(tmp_path: Path, checkpoint: Path) -> None:
+    old = torch.load(checkpoint, weights_only=True)
+    del old["config"]["optim"]["balance"], old["config"]["optim"]["class_weights"]
+    torch.save(old, tmp_path / "old.ckpt")
+    assert read_config(tmp_path / "old.ckpt")["config"] == RUN
+
+
+@pytest.mark.parametrize("ohem", [1.0, 0.5])
+def test_a_clip_weighs_as_the_classes_in_its_target(ohem: float) -> None:
+    """One clip of class a, one of c, one half a and half b; 6 clips of 1, 2 and 3: weights 2, 1 and 2/3."""
+    optim = OptimConfig(class_weights=1.0, label_smoothing=0.1, ohem=ohem)
+    model = Classifier(dataclasses.replace(RUN, optim=optim))
+    logits = torch.randn(3, 3, generator=torch.Generator().manual_seed(0))
+    target = torch.tensor([[1, 0, 0], [0, 0, 1], [0.5, 0.5, 0]])
+    smooth = 0.9 * target + 0.1 / 3
+    each = -(smooth * logits.log_softmax(1)).sum(1) * torch.tensor([2, 2 / 3, 1.5])
+    expected = each.mean() if ohem == 1 else each.topk(2).values.mean()
+    torch.testing.assert_close(model.loss(logits, target), expected)
+    assert not any("class_weights" in name for name in model.state_dict())
+
+
 def test_weights_from_a_file_sum_a_three_channel_stem(tmp_path: Path) -> None:
     torch.manual_seed(1)
     source = timm.create_model("resnet18", num_classes=1000)

@@ -48,6 +48,7 @@ def test_nothing_is_left_to_choose(store_work: Path) -> None:
         "-m test_resnet --n-mels 32 --hop 100 --optimizer sgd --lr 0.3 --augment none",
         "-t 32 -m mobilenetv3_small_100 --epochs 3 --speed 0 --fmin 50 --seed 3 --weights w.pt",
         "-t 32 -m test_resnet --optimizer adamw --weight-decay 0 --pretrained --compile",
+        "-t 32 -m test_resnet --balance 0.5 --class-weights 0.25",
     ],
 )
 def test_options_of_a_run_give_it_again(words: str, store_work: Path) -> None:
@@ -66,3 +67,7 @@ def test_what_the_program_chose_is_marked(store_work: Path) -> None:
     assert "32 mel bands x 32 frames" in said
     for part in ("3 epochs, 64 clips a batch, muon*, peak rate 0.02*", "precision 32*", "n_fft 1024*"):
         assert part in said
+    assert "balance" not in said
+    even = parse_train(["-t", "32", "-m", "test_resnet", "--balance", "1", "--class-weights", "0.5"])
+    said = described(even, resolve(even, Store.open(store_work), 0), torch.device("cpu"))
+    assert said.endswith("balance 1, class weights 0.5")

@@ -187,6 +187,26 @@ def test_half_a_step_is_never_saved(work: Path) -> None:
     assert outcome(work) == outcome(other)
 
 
+def test_a_balanced_epoch_resumes_at_a_batch(work: Path) -> None:
+    """In the middle of an epoch that draws some clips more than once, others not at all."""
+    relabel_some(work)
+    options = ("--balance", "1", "--class-weights", "0.5")
+    other = shutil.copytree(work, work.with_name("other"))
+    assert run(other, *options) == 0
+    stop_at(4, work, *options)
+    assert read_checkpoint(work / FOLD / "last.ckpt")["batch"] == 2
+    assert run(work, *options) == 0
+    assert outcome(work) == outcome(other)
+
+
+def relabel_some(work: Path) -> None:
+    """Give half the clips of "low" another label, so that classes are uneven."""
+    clips = pd.read_csv(work / "clips.csv", keep_default_na=False)
+    low = clips.index[clips["label"] == "low"]
+    clips.loc[low[::2], "label"] = "high"
+    clips.to_csv(work / "clips.csv", index=False, lineterminator="\n")
+
+
 def test_a_damaged_checkpoint_is_replaced_by_the_one_before(
     work: Path, whole: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:

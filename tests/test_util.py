@@ -71,6 +71,21 @@ def test_cross_entropy_is_torchs(smoothing: float) -> None:
     assert util.cross_entropy(logits, rows, smoothing)[2] == 0
 
 
+@pytest.mark.parametrize(
+    ("power", "balance", "expected"),
+    [
+        (0, 0, [1, 1, 0]),
+        (1, 0, [100 / 190, 100 / 10, 0]),  # scikit-learn's "balanced": clips / (classes * clips of the class)
+        (0.5, 0, [0.856205, 3.732107, 0]),  # 190^-0.5 = 0.0725476, 10^-0.5 = 0.3162278; mean over clips 0.0847315
+        (1, 1, [0.1, 1.9, 0]),  # drawn evenly: the mean over classes is 1
+    ],
+)
+def test_class_weights_are_1_on_average_over_the_clips_drawn(
+    power: float, balance: float, expected: list[float]
+) -> None:
+    assert util.class_weights((190, 10, 0), power, balance) == pytest.approx(expected, abs=1e-5)
+
+
 def test_the_hardest_share_of_a_batch() -> None:
     loss = torch.tensor([1.0, 2, 3, 4, 5, 6, 7, 8, 9, 10])
     assert util.hardest_mean(loss, 0.9) == 6  # without the 1

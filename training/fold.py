@@ -152,7 +152,8 @@ def make_fold(
     elif run.optim.compile:
         compile_network(model)
     shift = round(run.augment.shift_seconds * store.sample_rate)
-    return model, WaveData(store, run.fold, run.optim.batch_size, seed_key(run), run.limit, shift, device)
+    optim = run.optim
+    return model, WaveData(store, run.fold, optim.batch_size, seed_key(run), run.limit, shift, device, optim.balance)
 
 
 def fit(

@@ -212,4 +212,6 @@ def described(config: TrainConfig, run: RunConfig, device: torch.device) -> str:
         f"weight decay {chosen(optim.weight_decay, asked.weight_decay)}",
         f"precision {chosen(pick_precision(optim.precision, device).partition('-')[0], asked.precision)}",
     ]
+    powers = {"balance": optim.balance, "class weights": optim.class_weights}
+    learning += [f"{name} {power:g}" for name, power in powers.items() if power]
     return f"settings (* chosen by the program): {', '.join(rows)}\n  {', '.join(learning)}"
