@@ -40,6 +40,13 @@ def _role_and_name(text: str) -> tuple[str, str]:
     return role, name
 
 
+def _old_and_new(text: str) -> tuple[str, ...]:
+    """An old label and a new one, or (the name of a file of such pairs,)."""
+    old, equals, new = text.rpartition("=")
+    require(bool(old.strip()) == bool(equals), f"--map {text}: use OLD=NEW, or a file")
+    return (old, new.strip()) if equals else (text,)
+
+
 @dataclass(frozen=True)
 class PreprocessConfig(Command):
     """What `preprocess.py` is asked to do."""
@@ -71,6 +78,10 @@ class PreprocessConfig(Command):
     columns: tuple[tuple[str, str], ...] = option(
         (), "--columns", nargs="+", metavar="ROLE=NAME", parse=_role_and_name, show="=".join,
         help=f"columns of the manifest, where they are not called as usual: {', '.join(MANIFEST_ROLES)}")
+    map: tuple[tuple[str, ...], ...] = option(
+        (), "--map", nargs="+", metavar="FILE|OLD=NEW", parse=_old_and_new, show="=".join,
+        help="new labels for old ones: a table of two columns, or pairs; several old ones may have one new one, an "
+        "empty new one drops the clips, and * is every label that is not named ('*=unknown')")
     download: str | None = option(
         None, "--download", choices=ARCHIVES, help="fetch this data set first, into -i (default: its name)")
     noise: Path | None = option(

@@ -19,6 +19,7 @@ from preprocessing.decode import Audio, Floats, Key, common_rate, decode_files
 from preprocessing.duplicates import find_clusters, reject_duplicates
 from preprocessing.files import SPLITS, File, printable
 from preprocessing.folds import split_clips
+from preprocessing.labels import DROPPED
 from preprocessing.previous import Previous, completed, note_down, previous_store, resume_journal, split_options
 from preprocessing.store import CLIP_COLUMNS, REJECTED_COLUMNS, STORE_FORMAT, save_store, settle, writing
 from preprocessing.summary import summary_lines
@@ -159,7 +160,8 @@ def _insist(clips: DataFrame, rejected: DataFrame, record: Record) -> None:
     from preprocessing.decisions import DROP
 
     dropped = [decision.fname for decision in record.values() if decision.action == DROP]
-    rejected = rejected[(rejected["split"] != "train") | ~rejected["fname"].isin(dropped)]
+    by_hand = (rejected["split"] == "train") & rejected["fname"].isin(dropped) | (rejected["reason"] == DROPPED)
+    rejected = rejected[~by_hand]
     flagged = clips[clips["flags"] != ""]
     if not len(rejected) + len(flagged):
         return

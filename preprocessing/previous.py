@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from arg import NO_LIST, PreprocessConfig
 from preprocessing.decode import Audio, Key, digest_of
 from preprocessing.files import File
+from preprocessing.labels import read_map
 from preprocessing.store import STORE_FORMAT, load_clips, load_rejected, load_store, map_waves, settle, writing
 from system.errors import UserError
 from system.files import replacing
@@ -41,6 +42,7 @@ def completed(config: PreprocessConfig) -> PreprocessConfig:
     store = load_store(config.work)
     manifest, columns = store["options"]["manifest"], store["options"]["columns"]
     options = store["options"] | {"manifest": manifest and Path(manifest), "columns": tuple(columns.items())}
+    options["map"] = tuple(options.get("map", {}).items())
     return dataclasses.replace(
         config,
         **options,
@@ -52,10 +54,11 @@ def completed(config: PreprocessConfig) -> PreprocessConfig:
 
 
 def split_options(config: PreprocessConfig) -> dict[str, Any]:
-    """The options that decide labels and folds, as store.json has them."""
+    """The options that decide labels and folds, as store.json has them; some only where they are given."""
     names = ("folds", "seed", "group", "group_pattern", "label_pattern")
     manifest = config.manifest and str(config.manifest.resolve())
-    return {**{name: getattr(config, name) for name in names}, "manifest": manifest, "columns": dict(config.columns)}
+    always = {name: getattr(config, name) for name in names} | {"manifest": manifest, "columns": dict(config.columns)}
+    return always | ({"map": read_map(config.map)} if config.map else {})
 
 
 def previous_store(config: PreprocessConfig, root: Path) -> Previous:

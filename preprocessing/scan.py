@@ -24,6 +24,7 @@ from preprocessing.files import (
     some,
     subfolders,
 )
+from preprocessing.labels import map_labels, read_map
 from preprocessing.manifest import read_manifest
 from system.errors import UserError
 
@@ -53,13 +54,17 @@ def scan(config: PreprocessConfig) -> DataSet:
         files, notes = read_manifest(config.manifest, root, config)
     else:
         where, test_root, files, notes = _read_folders(root, config)
+    if config.map:
+        files, more = map_labels(files, read_map(config.map))
+        notes += more
     classes = {file.label for file in files if file.split == "train" and not file.reason}
     if not classes:
         why = next((f" ({file.fname}: {file.reason})" for file in files if file.reason), "")
         raise UserError(f"{where}: no clips found in class folders{why}; {LAYOUTS}"
                         if not config.manifest else f"{where}: names no clip to train on{why}")  # fmt: skip
     if len(classes) == 1:
-        raise UserError(f"{where}: the only class is {classes.pop()!r}, and at least 2 are needed; {LAYOUTS}")
+        after = " after --map" if config.map else ""
+        raise UserError(f"{where}: the only class{after} is {classes.pop()!r}, and at least 2 are needed; {LAYOUTS}")
     if unknown := sorted({file.label for file in files if file.split == "test"} - classes - {""}):
         notes.append(f"test clips taken as unlabelled, as no class is called so: {some(unknown, 'label')}")
         files = [f._replace(label="") if f.split == "test" and f.label not in classes else f for f in files]
