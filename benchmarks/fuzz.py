@@ -267,7 +267,8 @@ def decode(paths: list[str], scratch: Path) -> list[Outcome]:
     outcomes = []
     for path in paths:
         start = time.monotonic()
-        written, [audio], _ = preprocessing.decode._read_chunk([path], RATE, scratch, patience=HANG_SECONDS)
+        source = [preprocessing.decode.Source(path)]
+        written, [audio], _ = preprocessing.decode._read_chunk(source, RATE, scratch, patience=HANG_SECONDS)
         seconds = time.monotonic() - start
         if written.stat().st_size != 2 * audio.length or bool(audio.reason) == bool(audio.length):
             raise AssertionError(f"{path}: {audio} with {written.stat().st_size} bytes of samples")

@@ -1,7 +1,4 @@
-"""Decode audio files to int16 samples at one sample rate.
-
-The only module that opens audio files.
-"""
+"""Decode audio files to int16 samples at one sample rate, in processes that a bad file cannot take along."""
 
 from __future__ import annotations
 
@@ -9,19 +6,20 @@ import contextlib
 import hashlib
 import math
 import os
-import re
 import shutil
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from preprocessing.audiofile import AudioFile, UnusableError, open_audio
 from preprocessing.store import writing
 from preprocessing.workers import STALL_SECONDS, isolated
 from system.console import progress
@@ -35,8 +33,11 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float32]
 CHUNK_FILES = 128  # files that a decoding process takes at a time
 CHUNK_BYTES = 4 << 20  # ... or fewer, where they are long
+SECOND_BYTES = 200_000  # of a recording that parts are cut out of, about: 48 kHz, two channels of 16 bits
 BLOCK_VALUES = 1 << 18  # of a long file, read at a time: frames x channels
 COPY_BYTES = 1 << 20  # of samples at a time
+SPARE_SECONDS = 0.1  # that a part may end after its recording: times are often rounded
+UNKNOWN = 1 << 60  # frames of a file whose header does not say, or more
 LONGEST_HOURS = 24  # of a file: a few bytes of FLAC can stand for hours, and would fill the disk
 Key = tuple[str, str, int, int]  # of a file: split, fname, size, time of its last change
 
@@ -64,6 +65,14 @@ class Decoded(NamedTuple):
     offset: NDArray[np.int64]
     length: NDArray[np.int64]
     reason: list[str]
+
+
+class Source(NamedTuple):
+    """What is read of a file."""
+
+    path: str
+    start: float = 0.0  # seconds
+    end: float = 0.0  # seconds; 0: up to the file's end
 
 
 class _Chunk(NamedTuple):
@@ -141,7 +150,7 @@ def _folder(scratch: Path) -> Iterator[None]:
 def _decode_chunks(files: Sequence[File], sample_rate: int, scratch: Path, compare: bool) -> Iterator[_Chunk]:
     """`_read_chunk` of all files in order."""
 
-    def lost(_: str, reason: str) -> _Chunk:
+    def lost(_: Source, reason: str) -> _Chunk:
         audio = Audio(reason=f"unreadable: its decoder {reason}")
         return _Chunk(_Samples(scratch).close(), [audio], np.empty((0, 0), np.float32))
 
@@ -149,13 +158,13 @@ def _decode_chunks(files: Sequence[File], sample_rate: int, scratch: Path, compa
     return isolated(read, _chunks(files), lost)
 
 
-def _chunks(files: Iterable[File]) -> Iterator[list[str]]:
-    """The paths of `files` in lists of at most CHUNK_FILES and about CHUNK_BYTES."""
-    chunk: list[str] = []
+def _chunks(files: Iterable[File]) -> Iterator[list[Source]]:
+    """What `files` are read from, in lists of at most CHUNK_FILES and about CHUNK_BYTES."""
+    chunk: list[Source] = []
     size = 0
     for file in files:
-        chunk.append(file.path)
-        size += file.size
+        chunk.append(Source(file.path, file.start, file.end))
+        size += min(file.size, int((file.end - file.start) * SECOND_BYTES)) if file.end else file.size
         if len(chunk) == CHUNK_FILES or size >= CHUNK_BYTES:
             yield chunk
             chunk, size = [], 0
@@ -209,9 +218,9 @@ class _Samples:
 
 
 def _read_chunk(
-    paths: list[str], sample_rate: int, scratch: Path, compare: bool = True, patience: float = STALL_SECONDS
+    sources: list[Source], sample_rate: int, scratch: Path, compare: bool = True, patience: float = STALL_SECONDS
 ) -> _Chunk:
-    """Decode several files; this process ends where nothing can be read for `patience` seconds.
+    """Decode several files, or parts of them; this process ends where nothing can be read for `patience` seconds.
 
     With `compare`, what near duplicates are found by comes with it, computed here, while samples are in the cache.
     """
@@ -220,15 +229,15 @@ def _read_chunk(
 
     samples, audios = _Samples(scratch), []
     with watchdog(patience) as progressed:
-        for path in paths:
+        for source in sources:
             start = len(samples)
             progressed()
             try:
-                rate, channels, truncated = _read(path, sample_rate, samples, progressed)
+                rate, channels, truncated = _read(source, sample_rate, samples, progressed)
             except (OSError, ValueError, RuntimeError, MemoryError) as error:  # soundfile's and soxr's: RuntimeErrors
                 samples.forget(start)
                 reason = getattr(error, "error_string", "") or getattr(error, "strerror", "") or str(error)
-                if not isinstance(error, _UnusableError):
+                if not isinstance(error, UnusableError):
                     reason = f"unreadable: {reason or type(error).__name__}"
                 audios.append(Audio(reason=" ".join(reason.replace("Error : ", "").split()).rstrip(".")))
                 continue
@@ -249,73 +258,65 @@ def digest_of(samples: NDArray[np.int16]) -> str:
     return hashlib.sha1(samples.astype("<i2", copy=False).data, usedforsecurity=False).hexdigest()[:16]
 
 
-class _UnusableError(ValueError):
-    """A file that can be read but not used; the text is the reason."""
-
-
-def _read(path: str, sample_rate: int, into: _Samples, progressed: Callable[[], None]) -> tuple[int, int, int]:
-    """Append a file's audio to `into`, resampled to `sample_rate` (Hz), its channels averaged.
+def _read(source: Source, sample_rate: int, into: _Samples, progressed: Callable[[], None]) -> tuple[int, int, int]:
+    """Append a file's audio, or a part's, to `into`, resampled to `sample_rate` (Hz), its channels averaged.
 
     `progressed` is called after each block. Returns the file's own sample rate, its channels, and 1 where its header
     promises more than there is, else 0.
-    _UnusableError says what is wrong with a file's content or name; soundfile's errors pass.
+    UnusableError says what is wrong with a file's content or name; soundfile's errors pass.
     """
     import soxr
 
-    with _open(path) as file:
-        rate, channels, start, frames = file.samplerate, file.channels, len(into), 0
+    with open_audio(source.path) as file:
+        rate, channels, begin, frames = file.rate, file.channels, len(into), 0
         if not 1000 <= rate <= 384_000:  # a damaged header: resampling from 1 Hz would fill the memory
-            raise _UnusableError(f"its sample rate is {rate} Hz")
-        exact = channels == 1 and rate == sample_rate and file.subtype == "PCM_16"
+            raise UnusableError(f"its sample rate is {rate} Hz")
+        exact = channels == 1 and rate == sample_rate and file.int16
         resampler = None if rate == sample_rate else soxr.ResampleStream(rate, sample_rate, 1, "float32", "HQ")
-        # After each read soundfile would seek, and an MP3's decoder begin anew in the middle; in a pipe it does not.
-        file.seekable = lambda: False
         at_once = min(max(BLOCK_VALUES // channels, 1), file.frames + 1)  # + 1: a short read is the last one
+        start, left = _skip(file, source, at_once, progressed)
         more = True
         while more:
-            block = file.read(at_once, "int16" if exact else "float32", always_2d=True)
+            block = file.read(min(at_once, left), "int16" if exact else "float32")
             progressed()
             frames += len(block)
             if frames > LONGEST_HOURS * 3600 * rate:
-                raise _UnusableError(f"longer than {LONGEST_HOURS} h: cut it into clips")
-            more = len(block) == at_once
+                raise UnusableError(f"longer than {LONGEST_HOURS} h: cut it into clips")
+            left -= len(block)
+            more = len(block) == at_once and left > 0
             if exact:
                 into.append(block[:, 0])
                 continue
             mono = block.mean(1)
             if not np.isfinite(mono).all():
-                raise _UnusableError("holds NaN or infinite samples")
+                raise UnusableError("holds NaN or infinite samples")
             into.append(_to_int16(resampler.resample_chunk(mono) if resampler else mono))
-        truncated = frames < file.frames - rate // 20 or _mended(file.extra_info)  # an MP3's is an estimate
+        if source.end and left:
+            _insist_inside(source, start + frames, rate)
+        truncated = not source.end and file.truncated(frames)
     if resampler:
         into.append(_to_int16(resampler.resample_chunk(np.empty(0, np.float32), last=True)))
-    if len(into) == start:
-        raise _UnusableError("empty: holds no samples")
+    if len(into) == begin:
+        raise UnusableError("empty: holds no samples")
     return rate, channels, int(truncated)
 
 
-def _mended(log: str) -> bool:
-    """Whether libsndfile's log of a file tells of a size (of a WAV or an AIFF) that is more than there is.
+def _skip(file: AudioFile, source: Source, at_once: int, progressed: Callable[[], None]) -> tuple[int, int]:
+    """Go to where `source` starts; returns that, or the file's end where it comes before, and the frames to read."""
+    start, end = round(source.start * file.rate), round(source.end * file.rate)
+    at = file.seek(start) if start else 0
+    while at < start and (skipped := len(file.read(min(at_once, start - at), "float32"))):
+        at += skipped
+        progressed()
+    return at, max(end - start, 0) if source.end else sys.maxsize
 
-    What was written to a pipe has the largest size there is, and is whole.
-    """
-    return "(should be" in log and any(
-        int(actual) < int(promised) < 0x7FFF_0000
-        for promised, actual in re.findall(r": (\d+) \(should be (\d+)\)", log)
-    )
 
-
-def _open(path: str) -> Any:
-    """The soundfile.SoundFile at `path`; _UnusableError for a name or a kind of file that is not opened."""
-    import soundfile
-
-    from preprocessing.files import UNSAFE_NAME
-
-    if UNSAFE_NAME.search(path):
-        raise _UnusableError("its name holds a control character or is not UTF-8")
-    if not os.path.isfile(path):  # noqa: PTH113 (a Path for each of 60,000 files is slow)
-        raise _UnusableError("not a file: a dangling link, a pipe or a device")  # opening a pipe would wait for ever
-    return soundfile.SoundFile(path)
+def _insist_inside(source: Source, last: int, rate: int) -> None:
+    """UnusableError where a part begins or ends behind its file's end, found at frame `last`."""
+    end = last / rate
+    if source.end > end + SPARE_SECONDS or source.start >= end:
+        part = f"{source.start:g} to {source.end:g} s"
+        raise UnusableError(f"lies beyond its recording's end: {part}, and that is at {end:.2f} s")
 
 
 def _to_int16(wave: NDArray[np.float32]) -> NDArray[np.int16]:
@@ -326,8 +327,7 @@ def common_rate(paths: Sequence[str]) -> int:
     """The most common sample rate (Hz) by the headers: of a sample, or of all files where that leaves a doubt."""
 
     def rates(paths: Sequence[str]) -> Counter[int]:
-        chunks = (list(paths[start : start + CHUNK_FILES]) for start in range(0, len(paths), CHUNK_FILES))
-        return sum(isolated(_read_rates, chunks, lambda path, reason: Counter[int]()), Counter[int]())
+        return Counter(rate for rate, _ in _headers(paths) if rate)
 
     found = rates(paths[:: math.ceil(len(paths) / 1000)])
     if not found or max(found.values()) <= 0.6 * found.total():
@@ -337,12 +337,23 @@ def common_rate(paths: Sequence[str]) -> int:
     return max(found, key=lambda rate: (found[rate], rate))
 
 
-def _read_rates(paths: list[str]) -> Counter[int]:
-    """How many files have which sample rate (Hz); decoding tells why the others have none."""
-    found = Counter[int]()
+def durations(paths: Sequence[str]) -> list[float]:
+    """How long each file is by its header, in seconds; NaN where that cannot be read, or does not say."""
+    return [frames / rate if rate and frames < UNKNOWN else math.nan for rate, frames in _headers(paths)]
+
+
+def _headers(paths: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """The sample rate (Hz) and the frames of each file by its header; zeros where that cannot be read."""
+    chunks = (list(paths[start : start + CHUNK_FILES]) for start in range(0, len(paths), CHUNK_FILES))
+    return chain.from_iterable(isolated(_read_headers, chunks, lambda path, reason: [(0, 0)]))
+
+
+def _read_headers(paths: list[str]) -> list[tuple[int, int]]:
+    """`_headers` of several files; decoding tells why some have none."""
+    found = [(0, 0)] * len(paths)
     with watchdog(STALL_SECONDS) as progressed:
-        for path in paths:
+        for index, path in enumerate(paths):
             progressed()
-            with contextlib.suppress(OSError, ValueError, RuntimeError, MemoryError), _open(path) as file:
-                found[file.samplerate] += 1
+            with contextlib.suppress(OSError, ValueError, RuntimeError, MemoryError), open_audio(path) as file:
+                found[index] = file.rate, file.frames
     return found

@@ -15,24 +15,27 @@ from typing import Any, TypeVar
 from system.errors import UserError
 from system.processes import HANGS, contain, cores, end_of, light_context, main_module_hidden
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
-Task = Callable[[list[str]], Result]
+Task = Callable[[list[Item]], Result]
 STALL_SECONDS = 30.0  # without a block from a decoder: it hangs
 SPARE_BYTES = 1 << 30  # of memory that a decoding process may take, whatever a file's header asks for
 PRELOAD = ("preprocessing.decode", "preprocessing.audit", "preprocessing.duplicates", "scipy.fft", "soundfile", "soxr")
 
 
-def isolated(task: Task[Result], chunks: Iterable[list[str]], lost: Callable[[str, str], Result]) -> Iterator[Result]:
-    """`task` of each chunk of paths, in their order, in other processes.
+def isolated(
+    task: Task[Item, Result], chunks: Iterable[list[Item]], lost: Callable[[Item, str], Result]
+) -> Iterator[Result]:
+    """`task` of each chunk of files, in their order, in other processes.
 
     Where a process ends over its chunk, the chunks under way are repeated by fresh processes, file by file; for a file
-    over which one ends again, `lost` is given its path and what it does to a process. So a chunk may give several
-    results. Few chunks are under way at a time: memory stays flat. What `task` raises is raised here.
+    over which one ends again, `lost` is given it and what it does to a process. So a chunk may give several results.
+    Few chunks are under way at a time: memory stays flat. What `task` raises is raised here.
     """
     rest = iter(chunks)
     first = list(islice(rest, cores()))
     rest = chain(first, rest)
-    under_way = deque[tuple[list[str], Future[Result]]]()
+    under_way = deque[tuple[list[Item], Future[Result]]]()
     pool: _Pool | None = None
     try:
         while True:
@@ -58,7 +61,7 @@ def isolated(task: Task[Result], chunks: Iterable[list[str]], lost: Callable[[st
 
 
 def _repeated(
-    task: Task[Result], broken: Iterable[tuple[list[str], Future[Result]]], lost: Callable[[str, str], Result]
+    task: Task[Item, Result], broken: Iterable[tuple[list[Item], Future[Result]]], lost: Callable[[Item, str], Result]
 ) -> Iterator[Result]:
     """The results of the chunks that were under way in a pool that broke, file by file where there are none yet."""
     pool: _Pool | None = None
@@ -67,13 +70,13 @@ def _repeated(
             if future.exception() is None:
                 yield future.result()
                 continue
-            for path in chunk:
+            for item in chunk:
                 pool = pool or _Pool(1)
                 try:
-                    yield pool.submit(task, [path]).result()
+                    yield pool.submit(task, [item]).result()
                 except BrokenProcessPool:
                     reason, pool = pool.cause(), None
-                    yield lost(path, reason)
+                    yield lost(item, reason)
     finally:
         if pool:
             pool.end()
@@ -95,10 +98,10 @@ class _Pool:
         self._pool = ProcessPoolExecutor(processes, context, initializer=contain, initargs=(SPARE_BYTES,))
         self._begun = self.submit(len, [])
 
-    def submit(self, task: Task[Result], paths: list[str]) -> Future[Result]:
+    def submit(self, task: Task[Item, Result], chunk: list[Item]) -> Future[Result]:
         try:
             with main_module_hidden():  # starts a process where none is idle
-                return self._pool.submit(task, paths)
+                return self._pool.submit(task, chunk)
         except BrokenProcessPool as error:  # since the last result
             broken = Future[Result]()
             broken.set_exception(error)

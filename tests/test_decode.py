@@ -17,6 +17,7 @@ import preprocessing.pipeline
 import preprocessing.store
 import preprocessing.workers
 import system.paths
+from preprocessing.files import File, part_of
 from system.errors import UserError
 from tests.conftest import decode_folder
 from tests.preparing import RATE, fill, in_one_process, noise, prepare, reasons, samples_of, write
@@ -205,3 +206,72 @@ def test_the_sample_rate_is_the_clips_most_common_one(tmp_path: Path) -> None:
     assert preprocessing.decode.common_rate(paths) == 8000  # all of the sample, which is what makes it cheap
     paths = [str(root / "yes" / ("slow0.wav" if n % 6 == 0 else "0.wav")) for n in range(3000)]
     assert preprocessing.decode.common_rate(paths) == RATE  # half of the sample: all headers are read
+
+
+def part(path: Path, start: float, end: float) -> File:
+    name = part_of(path.name, start, end)
+    return File("train", name, path.stat().st_size, 0, "", str(path), start=start, end=end)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options"),
+    [
+        ("wav", {}),
+        ("wav", {"subtype": "GSM610"}),  # cannot be sought
+        ("flac", {}),
+        ("mp3", {}),
+        ("ogg", {"subtype": "VORBIS"}),
+        ("ogg", {"subtype": "OPUS"}),
+    ],
+)
+def test_a_part_of_a_file_is_that_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, options: dict[str, str]
+) -> None:
+    in_one_process(monkeypatch)
+    monkeypatch.setattr(preprocessing.decode, "BLOCK_VALUES", 7000)
+    path = write(tmp_path / f"a.{suffix}", noise(1, 48_000), RATE, **options)
+    whole = decode(path, RATE, tmp_path).astype(int)
+    times = [(0, 0.5), (0.0, 3.0), (1.25, 1.3), (2.0, 3.05), (0.5, 2.5)]
+    waves = tmp_path / "parts.i16"
+    audios, _ = preprocessing.decode.decode_files([part(path, *both) for both in times], RATE, waves)
+    samples = np.fromfile(waves, "<i2").astype(int)
+    for (start, end), audio in zip(times, audios, strict=True):
+        wave = samples[audio.offset : audio.offset + audio.length]
+        expected = whole[round(start * RATE) : round(end * RATE)]
+        assert wave.shape == expected.shape
+        assert np.abs(wave - expected).max() <= 1  # an MP3's decoder rounds otherwise after a seek
+
+
+def test_a_part_is_resampled_by_itself(tmp_path: Path) -> None:
+    wave = noise(2, 16_000)
+    path, waves = write(tmp_path / "a.wav", wave, 8000), tmp_path / "parts.i16"
+    preprocessing.decode.decode_files([part(path, 0.5, 1.5)], RATE, waves)
+    expected = soxr.resample(wave[4000:12_000].astype(np.float64) / 32768, 8000, RATE, quality="HQ") * 32768
+    decoded = np.fromfile(waves, "<i2")
+    assert decoded.shape == expected.shape == (RATE,)
+    assert np.abs(decoded - expected.clip(-32768, 32767)).max() <= 0.6
+
+
+def test_a_part_that_is_not_in_its_file_is_rejected_with_both_times(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.wav", noise(3, 2 * RATE))
+    times = [(1.9, 2.1), (1.5, 2.11), (2.0, 2.05), (7.25, 8.0), (1.0, 1.0)]
+    files = [part(path, *both) for both in times]
+    audios, _ = preprocessing.decode.decode_files(files, RATE, tmp_path / "parts.i16")
+    assert [(audio.length, audio.reason) for audio in audios] == [
+        (1600, ""),
+        (0, "lies beyond its recording's end: 1.5 to 2.11 s, and that is at 2.00 s"),
+        (0, "lies beyond its recording's end: 2 to 2.05 s, and that is at 2.00 s"),
+        (0, "lies beyond its recording's end: 7.25 to 8 s, and that is at 2.00 s"),
+        (0, "empty: holds no samples"),
+    ]
+
+
+def test_durations_are_the_headers(tmp_path: Path) -> None:
+    paths = [write(tmp_path / f"{n}.{suffix}", noise(n, 4000 * (n + 1)), 8000) for n, suffix in enumerate(
+        ["wav", "flac", "ogg", "mp3"])]  # fmt: skip
+    (tmp_path / "text.wav").write_text("text")
+    names = [str(path) for path in (*paths, tmp_path / "text.wav", tmp_path / "nowhere.wav")]
+    seconds = preprocessing.decode.durations(names)
+    assert seconds[:4] == [0.5, 1.0, 1.5, 2.0]
+    assert np.isnan(seconds[4:]).all()
+    assert preprocessing.decode.durations([]) == []

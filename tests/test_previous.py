@@ -24,6 +24,7 @@ import system.paths
 from arg import NO_LIST, PreprocessConfig
 from dataset import Store
 from preprocess import main
+from preprocessing.decode import Source
 from system.errors import UserError
 from tests.preparing import (
     RATE,
@@ -191,11 +192,11 @@ def test_a_killed_run_goes_on_where_it_was(
     read_chunk = preprocessing.decode._read_chunk
     read: list[str] = []
 
-    def dying(paths: list[str], **options: Any) -> Any:
-        read.extend(Path(path).name for path in paths)
+    def dying(sources: list[Source], **options: Any) -> Any:
+        read.extend(Path(source.path).name for source in sources)
         if len(read) > 8:
             raise KeyboardInterrupt
-        return read_chunk(paths, **options)
+        return read_chunk(sources, **options)
 
     monkeypatch.setattr(preprocessing.decode, "_read_chunk", dying)
     with pytest.raises(KeyboardInterrupt):

@@ -63,7 +63,7 @@ def test_a_decoder_without_progress_is_ended(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     code = (
         "import os, sys, pathlib, preprocessing.decode as decode; os.path.isfile = lambda path: True; "
-        "decode._read_chunk(sys.argv[1:2], 8000, pathlib.Path(sys.argv[2]), patience=0.5)"
+        "decode._read_chunk([decode.Source(sys.argv[1])], 8000, pathlib.Path(sys.argv[2]), patience=0.5)"
     )
     for path, status in ((wave, 0), (pipe, HANGS)):
         command = [sys.executable, "-c", code, str(path), str(tmp_path)]
@@ -79,7 +79,7 @@ def test_processes_that_cannot_start_are_no_fault_of_the_files(monkeypatch: pyte
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell how much memory is used")
 def test_a_decoding_process_has_so_much_memory_and_no_more() -> None:
     def fill(size: int) -> Any:
-        return next(preprocessing.workers.isolated(eval, [f"len(bytearray({size}))"], lambda path, reason: 0))  # type: ignore[arg-type, list-item]
+        return next(preprocessing.workers.isolated(eval, [f"len(bytearray({size}))"], lambda path, reason: 0))  # type: ignore[arg-type]
 
     assert fill(preprocessing.workers.SPARE_BYTES // 2) == preprocessing.workers.SPARE_BYTES // 2
     with pytest.raises(MemoryError):
@@ -90,7 +90,7 @@ def test_what_a_task_raises_is_raised() -> None:
     with pytest.raises(TypeError, match="int"):
         list(preprocessing.workers.isolated(int, [["a"]], lambda path, reason: 0))  # type: ignore[arg-type]
     with pytest.raises(FileNotFoundError):  # which is not taken for the death of the process
-        list(preprocessing.workers.isolated(os.scandir, ["/nowhere"], lambda path, reason: 0))  # type: ignore[arg-type, list-item]
+        list(preprocessing.workers.isolated(os.scandir, ["/nowhere"], lambda path, reason: 0))  # type: ignore[arg-type]
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the system does not tell which processes there are")
