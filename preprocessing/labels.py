@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from preprocessing.files import File, printable, some
 from system.errors import UserError
 
 DROPPED = "dropped by --map"  # the reason of a training clip
+SHOWN = 5  # of what is listed
 ANY = "*"  # in an old label: any text
 # Columns of a table for --map as people call them.
 OLD_NAMES = "old old_label old_name from from_label label class source original before word category"
@@ -90,8 +93,7 @@ def map_labels(files: Sequence[File], mapping: Mapping[str, str]) -> tuple[list[
         if target
     ]
     if made:
-        more = f"; and {len(made) - 5:,} more" if len(made) > 5 else ""
-        notes.append(f"labels joined or renamed: {'; '.join(made[:5])}{more}")
+        notes.append(f"labels joined or renamed: {'; '.join(made[:SHOWN])}{_and_more(made)}")
     if gone := origin.get("", []):
         notes.append(f"labels dropped: {some(gone, 'label')}, {sum(count[old] for old in gone):,} clips")
 
@@ -143,3 +145,175 @@ def _with_nearest(label: str, labels: Sequence[str]) -> str:
     folded = {other.casefold(): other for other in sorted(labels)}
     near = difflib.get_close_matches(label.casefold(), folded, 1)
     return printable(f"{label!r}" + (f" (did you mean {folded[near[0]]!r}?)" if near else ""))
+
+
+# ------------------------------------------------------------------------------------- what class names may hide
+
+STRONG = ",;|"  # what parts lists, and rarely a name
+MIDDLE = r"[+&/]|[\s_]and[\s_]"  # the same, rarer in lists
+WEAK = " _-"  # what names have, too
+
+
+class Lists(NamedTuple):
+    """Classes that are lists of other classes, each with its parts."""
+
+    plain: dict[str, list[str]]
+    doubtful: dict[str, list[str]]  # they may be names of their own
+
+
+def check_names(files: Sequence[File], entries: Sequence[tuple[str, ...]]) -> list[str]:
+    """What to say of the names of the classes; `entries` are those of --map, which the labels have been through.
+
+    UserError where a class is a list of others: several labels a clip.
+    """
+    count = Counter(file.label for file in files if file.split == "train" and not file.reason)
+    tested = Counter(file.label for file in files if file.split == "test" and file.label)
+    lists, notes = find_lists(count), []
+    if lists.plain:
+        several = sorted(lists.plain, key=lambda label: (-count[label], label))
+        example = next(file.fname for file in files if file.label == several[0] and not file.reason)
+        clips, what = sum(count[label] for label in several), "class" if len(several) == 1 else "classes"
+        parts = sorted({part for label in several for part in lists.plain[label]})
+        first = min(lists.plain[several[0]], key=lambda part: (part not in count, part))
+        raise UserError(
+            f"several labels a clip: {clips:,} clips of {len(several):,} {what} such as {several[0]!r} "
+            f"({printable(example)}), a list of {some(lists.plain[several[0]], 'label')}, of {len(parts):,} in all; "
+            f"one label a clip is supported: {_drop_option(several, count, entries)} drops such clips, "
+            f"{map_option({several[0]: first}, entries)} takes one of their labels"
+        )
+    if lists.doubtful:
+        told = [
+            f"{label!r} of {' and '.join(parts)} ({count[label]:,} clips)" for label, parts in lists.doubtful.items()
+        ]
+        notes.append("classes that may be lists of other classes, taken as classes of their own: "
+                     f"{'; '.join(told[:SHOWN])}{_and_more(told)}: "
+                     f"{_drop_option(list(lists.doubtful), count, entries)} drops them")  # fmt: skip
+    alike = find_look_alikes(count + tested)
+    if alike := [labels for labels in alike if any(label in count for label in labels)]:
+        joined = {label: labels[0] for labels in alike for label in labels[1:]}
+        told = [" and ".join(_told(label, labels, count + tested) for label in labels) for labels in alike]
+        notes.append("labels that differ only in capitals, spaces, hyphens or Unicode form: "
+                     f"{'; '.join(told[:SHOWN])}{_and_more(told)}: "
+                     f"{map_option(joined, entries)} joins them")  # fmt: skip
+    return notes
+
+
+def _and_more(items: Sequence[str]) -> str:
+    return f"; and {len(items) - SHOWN:,} more" if len(items) > SHOWN else ""
+
+
+def _told(label: str, labels: Sequence[str], count: Mapping[str, int]) -> str:
+    """A label and its clips, in ASCII where another one looks the same."""
+    same = sum(_seen(other) == _seen(label) for other in labels) > 1
+    return f"{ascii(label) if same else printable(repr(label))} ({count[label]:,} clips)"
+
+
+def _seen(label: str) -> str:
+    return "".join(c for c in unicodedata.normalize("NFKC", label) if unicodedata.category(c) != "Cf")
+
+
+def map_option(changes: Mapping[str, str], entries: Sequence[tuple[str, ...]], patterns: Sequence[str] = ()) -> str:
+    """The option --map that does what `entries` do and then `changes`, as it is typed.
+
+    The labels that `patterns`, such as *,*, stand for are not written out.
+    """
+    old = {label: changes[new] for label, new in read_map(entries).items() if new in changes}
+    short = {label: new for label, new in changes.items() if not any(pattern[1] in label for pattern in patterns)}
+    pairs = dict.fromkeys(patterns, "") | short | old
+    return shlex.join(["--map", *("=".join(entry) for entry in (*entries, *pairs.items()))])
+
+
+def _drop_option(lists: Sequence[str], labels: Iterable[str], entries: Sequence[tuple[str, ...]]) -> str:
+    """The option --map that drops `lists` of `labels`: where they are many, by a separator that no other label has."""
+    marks = [mark for mark in (*STRONG, *"+&/") if all(label in lists for label in labels if mark in label)]
+    patterns = [f"*{mark}*" for mark in marks if len(lists) > SHOWN and any(mark in label for label in lists)]
+    return map_option(dict.fromkeys(lists, ""), entries, patterns)
+
+
+def find_lists(count: Mapping[str, int]) -> Lists:
+    """Which classes are lists of others, by their names and their numbers of clips.
+
+    A list in brackets is one. Between , ; and | every part must be a class by itself, or parts must recur in several
+    lists, at no fixed place ("rain, heavy" and "wind, heavy" are none). Between + & / and "and" every part must
+    be a class by itself. So, too, between words ("hi hat", "air_conditioner", "twenty-one"), and the list must be rarer than its
+    parts, or these in no fixed order, else it is doubtful.
+    """
+    alone = Counter[str]()
+    for label, clips in count.items():
+        single = _bracketed(label)
+        alone[_folded(single[0] if len(single) == 1 else label)] += clips
+
+    def split(separator: str) -> dict[str, list[str]]:
+        parts = {label: _parts(label, separator) for label in count if label not in plain}
+        return {label: found for label, found in parts.items() if len(set(map(_folded, found))) == len(found) > 1}
+
+    plain = {label: parts for label in count if len(parts := _bracketed(label)) > 1}
+    listed = split(f"[{STRONG}]")
+    places = defaultdict[str, set[tuple[int, int]]](set)  # of a part: where it is in a list, and how long that is
+    for parts in listed.values():
+        for at, part in enumerate(parts):
+            places[_folded(part)].add((at, len(parts)))
+    lists = Counter(_folded(part) for parts in listed.values() for part in parts)
+    # parts that recur, at other places: lists even where no part is a class by itself, as with "bark,dog,animal"
+    recur = any(len(found) > 1 for found in places.values()) and 2 * lists.total() >= 3 * len(lists)
+    sure = {
+        label: parts
+        for label, parts in listed.items()
+        if all(_folded(part) in alone for part in parts) or (recur and any(lists[_folded(part)] > 1 for part in parts))
+    }
+    if sure or plain:  # the others are lists, too, where a part is known
+        known = set(alone) | {_folded(part) for parts in (*sure.values(), *plain.values()) for part in parts}
+        plain |= {label: parts for label, parts in listed.items() if any(_folded(part) in known for part in parts)}
+    plain |= {k: v for k, v in split(MIDDLE).items() if all(_folded(part) in alone for part in v)}
+    doubtful: dict[str, list[str]] = {}
+    for mark in WEAK:
+        found = {k: v for k, v in split(re.escape(mark)).items() if all(_folded(part) in alone for part in v)}
+        order = {(at, _folded(part)) for parts in found.values() for at, part in enumerate(parts)}
+        mixed = len({part for _, part in order}) < len(order)
+        rare = all(2 * count[label] <= min(alone[_folded(part)] for part in found[label]) for label in found)
+        numbers = all(part.isdecimal() for _, part in order)  # 1-2
+        if (mixed or rare) and not numbers:
+            plain |= found
+        else:
+            doubtful |= found
+    return Lists(plain, doubtful)
+
+
+def _folded(label: str) -> str:
+    return _in_one_form(label).casefold()
+
+
+def _parts(label: str, separator: str) -> list[str]:
+    return [part.strip() for part in re.split(separator, label) if part.strip()]
+
+
+def _bracketed(label: str) -> list[str]:
+    """The parts of a list as Python, JSON or NumPy write it; [] where the label is none."""
+    text = label.strip()
+    if len(text) < 2 or text[0] + text[-1] not in ("[]", "()", "{}"):
+        return []
+    quoted = [one or other for one, other in re.findall(r"'([^']*)'|\"([^\"]*)\"", text)]
+    return quoted or (_parts(text[1:-1], "[,;|]") if text[0] == "[" else [])
+
+
+def find_look_alikes(count: Mapping[str, int]) -> list[list[str]]:
+    """Labels that differ only in capitals, spaces, underscores, hyphens or Unicode form, the most frequent first."""
+    alike = defaultdict(list)
+    for label in count:
+        alike[_skeleton(label)].append(label)
+    order = lambda label: (-count[label], label != _in_one_form(label), label)  # noqa: E731
+    return [sorted(labels, key=order) for look, labels in sorted(alike.items()) if look and len(labels) > 1]
+
+
+def _skeleton(label: str) -> str:
+    """What two such labels have in common. What parts two numbers stays, and so do the signs of -1 and A-."""
+    text = _seen(_seen(label).casefold()).strip()
+
+    def kept(found: re.Match[str]) -> str:
+        before, after = text[: found.start()], text[found.end() :]
+        if before[-1:].isdigit() and after[:1].isdigit():
+            return "-"
+        sign = "-" in found[0] and (after[:1].isdigit() if not before else not after and len(before) < 3)
+        return "-" if sign else ""
+
+    return re.sub(r"[\s_\-\u2010-\u2015]+", kept, text)

@@ -24,7 +24,7 @@ from preprocessing.files import (
     some,
     subfolders,
 )
-from preprocessing.labels import map_labels, read_map
+from preprocessing.labels import check_names, map_labels, read_map
 from preprocessing.manifest import read_manifest
 from system.errors import UserError
 
@@ -65,6 +65,7 @@ def scan(config: PreprocessConfig) -> DataSet:
     if len(classes) == 1:
         after = " after --map" if config.map else ""
         raise UserError(f"{where}: the only class{after} is {classes.pop()!r}, and at least 2 are needed; {LAYOUTS}")
+    notes += check_names(files, config.map)
     if unknown := sorted({file.label for file in files if file.split == "test"} - classes - {""}):
         notes.append(f"test clips taken as unlabelled, as no class is called so: {some(unknown, 'label')}")
         files = [f._replace(label="") if f.split == "test" and f.label not in classes else f for f in files]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,7 @@ import preprocessing.scan
 import preprocessing.store
 from arg import PreprocessConfig, parse_preprocess
 from preprocess import main
-from preprocessing.labels import read_map
+from preprocessing.labels import find_lists, find_look_alikes, read_map
 from system.errors import UserError
 from system.options import command_line
 from tests.conftest import one_error_line
@@ -161,3 +164,101 @@ def test_the_command_that_is_printed_maps_too() -> None:
     config = PreprocessConfig(Path("data"), map=(("map.csv",), ("a b", "c"), ("d", "")))
     assert command_line(config) == "python preprocess.py -i data --map map.csv 'a b=c' d="
     assert parse_preprocess(["-i", "data", "--map", "map.csv", "a b=c", "d="]) == config
+
+
+def fill_classes(root: Path, count: dict[str, int]) -> Path:
+    """A manifest with so many clips of each class."""
+    names = [(f"{row}.wav", label) for row, label in enumerate(label for label, n in count.items() for _ in range(n))]
+    touch(root, " ".join(name for name, _ in names))
+    with (root / "all.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("path", "label"), *names])
+    return root / "all.csv"
+
+
+def options_in(text: str) -> list[list[str]]:
+    """The words after each --map in a message, as a shell takes them."""
+    found = re.findall(r"--map (.*?) (?:drops|takes|joins)", text)
+    return [shlex.split(words) for words in found]
+
+
+@pytest.mark.parametrize(
+    ("count", "lists"),
+    [
+        ({"bark": 3, "meow": 3, "bark,meow": 9}, "bark,meow"),
+        ({"Bark": 3, "Meow": 3, "bark; meow": 1}, "bark; meow"),
+        ({"bark": 3, "meow": 3, "bark|meow": 1, "bark|rain": 1, "wind|hail": 2}, "bark|meow bark|rain"),
+        ({"bark,rain": 3, "rain,meow": 3, "bark,meow": 1}, "bark,meow bark,rain rain,meow"),
+        ({"snare,drum,perc": 3, "bass,drum,perc": 3, "cymbal,perc": 1}, "bass,drum,perc cymbal,perc snare,drum,perc"),
+        ({"bark": 3, "meow": 3, "bark+meow": 3}, "bark+meow"),
+        ({"bark": 3, "meow": 3, "bark and meow": 3}, "bark and meow"),
+        ({"bark": 3, "meow": 3, "bark_meow": 1}, "bark_meow"),
+        ({"bark": 3, "meow": 3, "rain": 2, "bark meow": 3, "meow rain": 3}, "bark meow|meow rain"),
+        ({"['bark', 'meow']": 1, "['bark']": 3, "['meow']": 3}, "['bark', 'meow']"),
+        ({'["bark", "meow"]': 1, "rain": 3}, '["bark", "meow"]'),
+        ({"hi": 2, "hi hat": 3, "air_conditioner": 3, "R&B": 2, "Gunshot, gunfire": 2, "Speech, man": 1}, ""),
+        ({"rain": 2, "wind": 2, "rain, heavy": 2, "wind, heavy": 2}, ""),
+        ({"(loud, near)": 3, "[x]": 3}, ""),
+    ],
+)
+def test_classes_that_are_lists_of_classes(count: dict[str, int], lists: str) -> None:
+    found = find_lists(count)
+    assert sorted(found.plain) == [label for label in sorted(count) if label in lists and label in found.plain]
+    assert " ".join(sorted(found.plain)) == lists or "|".join(sorted(found.plain)) == lists
+    assert not found.doubtful
+
+
+def test_names_of_several_words_that_are_classes_are_no_plain_lists() -> None:
+    numbers = dict.fromkeys(["twenty", "thirty", "one", "two", "twenty one", "twenty two", "thirty one"], 5)
+    assert list(find_lists(numbers).doubtful) == ["twenty one", "twenty two", "thirty one"]
+    assert not find_lists(numbers).plain
+    assert list(find_lists({"1": 9, "2": 9, "1-2": 2}).doubtful) == ["1-2"]
+
+
+def test_several_labels_a_clip_are_refused_with_ways_out_that_work(tmp_path: Path) -> None:
+    manifest = fill_classes(tmp_path / "a", {"bark": 3, "meow": 3, "bark,meow": 2, "it's": 1})
+    words = ["--manifest", str(manifest)]
+    with pytest.raises(UserError) as error:
+        labels(tmp_path / "a", *words)
+    text = str(error.value)
+    assert "several labels a clip: 2 clips of 1 class such as 'bark,meow' (6.wav), a list of 2 labels" in text
+    drop, take = options_in(text)
+    assert (drop, take) == (["bark,meow="], ["bark,meow=bark"])
+    assert len(labels(tmp_path / "a", *words, "--map", *drop)[0]) == 7
+    assert list(labels(tmp_path / "a", *words, "--map", *take)[0].values()).count("bark") == 5
+
+    count = {"a": 9, "b": 9, **{f"a;{letter}": 1 for letter in "bcdefgh"}, "['b', 'a']": 1, "rain": 2}
+    words = ["--manifest", str(fill_classes(tmp_path / "b", count)), "--map", "rain=['a', 'b']"]
+    with pytest.raises(UserError, match="10 clips of 9 classes") as error:
+        labels(tmp_path / "b", *words)
+    drop, _ = options_in(str(error.value))
+    assert drop == ["rain=['a', 'b']", "*,*=", "*;*=", "rain="]  # also what was mapped to such a class
+    assert set(labels(tmp_path / "b", *words[:2], "--map", *drop)[0].values()) == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("count", "alike"),
+    [
+        ({"Dog": 1, "dog": 3, " DOG ": 2, "cat": 1}, [["dog", " DOG ", "Dog"]]),
+        ({"hi hat": 3, "hi_hat": 2, "HiHat": 1}, [["hi hat", "hi_hat", "HiHat"]]),
+        ({"caf\u00e9": 1, "cafe\u0301": 1}, [["caf\u00e9", "cafe\u0301"]]),
+        ({"\ufb01re": 1, "fire": 1, "\u200bcat": 1, "cat": 2}, [["cat", "\u200bcat"], ["fire", "\ufb01re"]]),
+        ({"speaker1": 1, "speaker2": 1, "-1": 1, "1": 1, "0": 1, "A": 1, "A-": 1, "1-2": 1, "12": 1, "é": 1}, []),
+    ],
+)
+def test_labels_that_look_alike(count: dict[str, int], alike: list[list[str]]) -> None:
+    assert find_look_alikes(count) == alike
+
+
+def test_labels_that_look_alike_are_said_with_the_option_that_joins_them(tmp_path: Path) -> None:
+    root = touch(tmp_path, "train/Dog/a.wav train/dog/a.wav train/dog/b.wav train/cat/a.wav test/CAT/a.wav test/b.wav")
+    touch(tmp_path, "train/x/a.wav train/y/a.wav")
+    (root / "train" / "x").rename(root / "train" / "caf\u00e9")
+    (root / "train" / "y").rename(root / "train" / "cafe\u0301")
+    found, notes = labels(root)
+    assert "'dog' (2 clips) and 'Dog' (1 clips)" in notes
+    assert r"'caf\xe9' (1 clips) and 'cafe\u0301' (1 clips)" in notes
+    assert found["CAT/a.wav"] == ""
+    (option,) = options_in(notes)
+    found, notes = labels(root, "--map", *option)
+    assert set(found.values()) == {"dog", "CAT", "caf\u00e9", ""}
+    assert "differ only" not in notes
