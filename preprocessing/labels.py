@@ -234,9 +234,9 @@ def find_lists(count: Mapping[str, int]) -> Lists:
     """Which classes are lists of others, by their names and their numbers of clips.
 
     A list in brackets is one. Between , ; and | every part must be a class by itself, or parts must recur in several
-    lists, at no fixed place ("rain, heavy" and "wind, heavy" are none). Between + & / and "and" every part must
-    be a class by itself. So, too, between words ("hi hat", "air_conditioner", "twenty-one"), and the list must be rarer than its
-    parts, or these in no fixed order, else it is doubtful.
+    lists, at no fixed place ("rain, heavy" and "wind, heavy" are none). Between + & / and "and" every part must be a
+    class by itself. So, too, between words ("hi hat", "air_conditioner", "twenty-one"), and the list must be rarer than
+    its parts, or these in no fixed order, else it is doubtful.
     """
     alone = Counter[str]()
     for label, clips in count.items():
