@@ -101,9 +101,9 @@ def read_list(path: Path, labels: Mapping[str, str], folds: Mapping[str, int], r
     record says, so it also takes a decision back. UserError, and no decision counts, where any row has a fault.
     """
     from preprocessing.files import printable
-    from preprocessing.manifest import read_rows
+    from preprocessing.tables import read_table
 
-    header, rows = read_rows(path)
+    header, rows, _ = read_table(path)
     column = {name: header.index(name) for name in READ_COLUMNS if name in header}
     if missing := [name for name in READ_COLUMNS if name not in column]:
         raise UserError(f"{path}: no column {missing[0]!r}; --relabel needs {', '.join(READ_COLUMNS)}")

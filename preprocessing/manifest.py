@@ -1,66 +1,196 @@
-"""Manifests: a CSV with a row a clip."""
+"""Manifests: a table with a row a clip."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+import functools
+from collections import Counter
+from collections.abc import Callable, Sequence, Set
 from pathlib import Path
+from typing import NamedTuple
 
 from arg import PreprocessConfig
-from preprocessing.files import File, file_stat, finder, group_finder
-from system.errors import UserError
+from preprocessing.columns import Columns, choose_columns
+from preprocessing.files import File, finder, group_finder
+from preprocessing.locating import Located, Locator
+from preprocessing.matching import folded
+from preprocessing.tables import Table, read_table
 
-# Columns of a manifest as people call them, the likeliest first.
-COLUMN_NAMES = {
-    "path": "path file filename file_name fname filepath file_path wav wav_path audio audio_path clip slice_file_name",
-    "label": "label class class_name classname category word keyword command target",
-    "group": "group speaker speaker_id client_id user user_id subject",
-    "fold": "fold folds",
-    "split": "split subset partition set",
-}
 SPLIT_NAMES = {
     **dict.fromkeys(["", "train", "training", "val", "valid", "validation", "dev"], "train"),
     **dict.fromkeys(["test", "testing", "eval", "evaluation"], "test"),
     "noise": "noise",
 }
+EXAMPLES = 3  # rows without a file for which the nearest is looked up
+# What it took to find a file, as `Match.how` has it, in words.
+FOUND = {
+    "manifest": "relative to the manifest's folder",
+    "folder": "without their folder",
+    "ending": "with another ending or none",
+    "case": "in other capitals",
+    "unicode": "in another Unicode form",
+}
 
 
-def read_manifest(manifest: Path, root: Path, config: PreprocessConfig) -> tuple[list[File], list[str]]:
-    """A file for each row of a CSV (or a TSV), whose paths are relative to `root`, and what a person should know.
+class Manifest(NamedTuple):
+    root: Path  # what the names of its files are relative to
+    files: list[File]
+    notes: list[str]  # what a person should know
 
-    A row that cannot be used is a file with a reason.
+
+class _Entry(NamedTuple):
+    """A row of the table."""
+
+    line: int
+    value: dict[str, str]  # role -> cell
+    fault: str = ""  # of the row as a whole
+    found: Located = Located("")
+
+
+def read_manifest(manifest: Path, root: Path, config: PreprocessConfig) -> Manifest:
+    """A file for each row of a table, whose names are relative to `root`, and what a person should know.
+
+    A name that is no path relative to `root` or to the manifest's folder means the file below `root` that `Matcher`
+    finds. Where `root` holds no audio but the folder above holds what is named, that is the root. A row that cannot be
+    used is a file with a reason. UserError where no row can be.
 
     All values are text: a label 007, 1e5 or 2024-01-02 stays as it is.
     """
-    header, rows = read_rows(manifest)
-    column = _choose_columns(manifest, header, dict(config.columns), bool(config.label_pattern))
-    notes = ["columns of the manifest: " + ", ".join(f"{role}={header[at]}" for role, at in column.items())]
+    table = read_table(manifest)
+    locator, notes = _place(manifest, root, table)
+    columns = choose_columns(
+        manifest, table, dict(config.columns), bool(config.label_pattern), locator.is_file, locator.means_file
+    )
+    entries = _locate(_entries(columns), locator)
+    files, more = _files(entries, columns, locator.root, config)
+    return Manifest(locator.root, files, [*notes, *columns.notes, *_how(entries), *more])
+
+
+def _place(manifest: Path, root: Path, table: Table) -> tuple[Locator, list[str]]:
+    """What finds the files below `root`, or below the folder above where only that has them."""
+    locator = Locator(root, manifest)
+    sample = [cell.strip() for _, row in table.rows[:EXAMPLES] for cell in row] + table.header
+    if any(map(locator.is_file, sample)) or locator.holds_audio():
+        return locator, []
+    above = Locator(root.parent, manifest)
+    if not any(map(above.means_file, sample)):
+        return locator, []
+    return above, [f"{root} holds no audio, so names are relative to the folder above: {root.parent}"]
+
+
+def _entries(columns: Columns) -> list[_Entry]:
+    width, entries = len(columns.header), []
+    for line, row in columns.rows:
+        if len(row) < width or any(cell.strip() for cell in row[width:]):
+            at = columns.at["path"]
+            value = {"path": row[at] if at < len(row) else ""}
+            entries.append(_Entry(line, value, f"{len(row)} fields where the header has {width}"))
+            continue
+        value = {role: row[at].strip() for role, at in columns.at.items()}
+        entries.append(_Entry(line, value, "" if value["path"] else "names no file"))
+    return entries
+
+
+def _locate(entries: list[_Entry], locator: Locator) -> list[_Entry]:
+    """The rows with their files. What one row names exactly no other row gets that names it inexactly."""
+    entries = [e if e.fault else e._replace(found=locator.exact(e.value["path"])) for e in entries]
+    if all(entry.fault or entry.found.path for entry in entries):
+        return entries
+    exact = {entry.found.fname: entry.line for entry in entries if entry.found.path}
+    hints_of, against = _hints(entries, locator.folders)
+    examples, done = EXAMPLES, []
+    for entry in entries:
+        if not entry.fault and not entry.found.path:
+            text = entry.value["path"]
+            found = locator.match(text, entry.found, hints_of(entry), against)
+            if found.path and found.fname in exact and {*found.how.split(", ")} - {"unicode"}:
+                found = entry.found._replace(
+                    reason=f"no such file: the nearest, {found.fname}, is that of line {exact[found.fname]}"
+                )
+            elif not found.path and examples:
+                examples -= 1
+                found = found._replace(reason=locator.explain(text, found))
+            entry = entry._replace(found=found)
+        done.append(entry)
+    return done
+
+
+def _hints(entries: Sequence[_Entry], folders: Set[str]) -> tuple[Callable[[_Entry], frozenset[str]], frozenset[str]]:
+    """What the folders of a row's file may be called by its cells, and all such names that tell rows apart.
+
+    A file in a folder that is called like another row's fold, split or label is not this row's. One folder that is
+    called like a label, such as the data set's, tells nothing.
+    """
+
+    @functools.cache
+    def names(role: str, value: str) -> frozenset[str]:
+        if not value:
+            return frozenset()
+        if role == "split":
+            return frozenset(name for name, split in SPLIT_NAMES.items() if name and split == SPLIT_NAMES.get(value))
+        if role == "fold":
+            number = value.removesuffix(".0").lower().removeprefix("fold")
+            return frozenset(
+                f"{word}{space}{digits}"
+                for word in ("fold", "f", "")
+                for space in ("", "_", "-", " ")
+                for digits in {number, number.zfill(2), value.lower()}
+            )
+        return frozenset({folded(value)})
+
+    roles = ("fold", "split", "label", "group")
+    every: dict[str, set[str]] = {role: set() for role in roles}
+    for entry in entries:
+        for role in roles:
+            every[role].add(entry.value.get(role, "").lower() if role == "split" else entry.value.get(role, ""))
+    telling = {role: frozenset().union(*(names(role, value) for value in every[role])) for role in roles}
+    against = {name for name in telling["fold"] if name.startswith("fold")} | (telling["split"] - telling["label"])
+    labels = {name for name in telling["label"] & folders if not name.isdecimal() and name not in SPLIT_NAMES}
+    against = (against & folders) | (labels if len(labels) > 1 else set())
+
+    def hints_of(entry: _Entry) -> frozenset[str]:
+        cells = {role: entry.value.get(role, "") for role in roles}
+        cells["split"] = cells["split"].lower()
+        return frozenset().union(*(names(role, value) for role, value in cells.items()))
+
+    return hints_of, frozenset(against)
+
+
+def _how(entries: Sequence[_Entry]) -> list[str]:
+    """How the names were found that are no paths as they stand."""
+    counts = Counter(how for entry in entries for how in entry.found.how.split(", ") if entry.found.path and how)
+    if not counts:
+        return []
+    example = next(entry for entry in entries if entry.found.path and entry.found.how)
+    said = ", ".join(f"{counts[how]:,} {words}" for how, words in FOUND.items() if counts[how])
+    return [f"of {len(entries):,} names in the manifest were found {said} ({example.value['path']} is "
+            f"{example.found.fname})"]  # fmt: skip
+
+
+def _files(
+    entries: Sequence[_Entry], columns: Columns, root: Path, config: PreprocessConfig
+) -> tuple[list[File], list[str]]:
+    """The file of each row, and notes."""
     label_by_name, group_by_name = finder(config.label_pattern, "label"), group_finder(config)
-    group_column = "group" in column and config.group != "none" and not config.group_pattern
+    group_column = "group" in columns.at and config.group != "none" and not config.group_pattern
     files: list[File] = []
     first: dict[str, tuple[int, int]] = {}  # fname -> line, index in files
     validation = 0
-    for line, row in rows:
+    for line, value, fault, found in entries:
 
         def rejected(fname: str, reason: str, split: str = "", label: str = "", line: int = line) -> None:
             files.append(File(split, fname or f"(line {line})", 0, 0, label, "", reason=f"line {line}: {reason}"))
 
-        if len(row) != len(header):
-            rejected(row[column["path"]] if column["path"] < len(row) else "",
-                     f"{len(row)} fields where the header has {len(header)}")  # fmt: skip
+        if fault:
+            rejected(value["path"], fault)
             continue
-        value = {role: row[at].strip() for role, at in column.items()}
         split = SPLIT_NAMES.get(value.get("split", "").lower())
-        fname, path = _locate(root, value["path"])
-        if not value["path"]:
-            rejected("", "names no file")
-            continue
         if split is None:
-            rejected(fname, f"split {value['split']!r} is none of train, validation, test, noise")
+            rejected(found.fname, f"split {value['split']!r} is none of train, validation, test, noise")
             continue
+        fname = found.fname
         label = "" if split == "noise" else label_by_name(fname) if label_by_name else value["label"]
-        if fname.startswith("../") or fname == "..":
-            rejected(value["path"], f"leaves the folder {root}", split, label)
+        if not found.path:
+            rejected(fname, found.reason, split, label)
             continue
         if fname in first:
             other_line, index = first[fname]
@@ -73,66 +203,13 @@ def read_manifest(manifest: Path, root: Path, config: PreprocessConfig) -> tuple
                 rejected(fname, f"contradicts line {other_line} ({what})")
             continue
         first[fname] = line, len(files)
-        stat = file_stat(path)
-        if stat is None:
-            rejected(fname, "no such file", split, label)
-        elif split == "train" and not label:
+        if split == "train" and not label:
             rejected(fname, "no label", split)
-        else:
-            group = value["group"] if group_column else group_by_name(fname)
-            files.append(File(split, fname, *stat, label, str(path), group, value.get("fold", "")))
-            validation += split == "train" and value.get("split", "").lower() not in ("", "train", "training")
+            continue
+        group = value["group"] if group_column else group_by_name(fname)
+        files.append(File(split, fname, found.size, found.mtime_ns, label, found.path, group, value.get("fold", "")))
+        validation += split == "train" and value.get("split", "").lower() not in ("", "train", "training")
+    notes = []
     if validation:
         notes.append(f"{validation:,} validation clips of the manifest stay in training, where folds take their turn")
     return files, notes
-
-
-def read_rows(manifest: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The header of a CSV, and its rows but empty ones, each with the line it ends at."""
-    import csv
-
-    try:
-        with manifest.open(encoding="utf-8-sig", newline="") as text:
-            start = text.readline()
-            text.seek(0)
-            delimiter = max(",\t;", key=start.count)
-            reader = csv.reader(text, delimiter=delimiter, strict=True)
-            rows = [(reader.line_num, row) for row in reader if any(field.strip() for field in row)]
-    except (OSError, UnicodeError, csv.Error) as error:
-        raise UserError(f"{manifest}: cannot be read ({error}); give a CSV in UTF-8 with a header") from None
-    if not rows:
-        raise UserError(f"{manifest}: empty; give a CSV with a header and a row a clip")
-    return [name.strip() for name in rows[0][1]], rows[1:]
-
-
-def _choose_columns(manifest: Path, header: list[str], named: Mapping[str, str], label_by_name: bool) -> dict[str, int]:
-    """Where in the header each role stands: as named by the user, else by the usual names."""
-    column = {}
-    lower = [name.lower().replace(" ", "_") for name in header]
-    for role, usual in COLUMN_NAMES.items():
-        if role in named:
-            if named[role] not in header:
-                raise UserError(f"{manifest}: no column {named[role]!r}; it has {', '.join(header)}")
-            column[role] = header.index(named[role])
-        elif found := [name for name in usual.split() if name in lower]:
-            column[role] = lower.index(found[0])
-    if label_by_name:
-        column.pop("label", None)
-    for role in ("path",) if label_by_name else ("path", "label"):
-        if role not in column:
-            raise UserError(
-                f"{manifest}: which column is the {role}? It has {', '.join(header)}; say --columns {role}=NAME"
-            )
-    return column
-
-
-def _locate(root: Path, text: str) -> tuple[str, Path]:
-    """A manifest's path relative to `root`, beginning with ../ where it leaves it, and the file that is meant."""
-    folder = str(root)
-    path = os.path.normpath(os.path.join(folder, text))  # noqa: PTH118 (a Path keeps the ..)
-    if "\\" in text and not os.path.lexists(path):  # written on Windows
-        path = os.path.normpath(os.path.join(folder, text.replace("\\", "/")))  # noqa: PTH118
-    try:
-        return os.path.relpath(path, folder).replace(os.sep, "/"), Path(path)
-    except ValueError:  # on another drive of Windows
-        return f"../{text}", Path(path)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import heapq
 import unicodedata
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence, Set
 from functools import cached_property
-from pathlib import PurePosixPath
+from itertools import takewhile
 from typing import NamedTuple
 
 from preprocessing.files import AUDIO_SUFFIXES
 
-SEARCHED = 20_000  # names that are compared letter by letter to find a near one
+SEARCHED = 2_000  # names, those that begin and end most alike, that are compared in full to find a near one
 
 
 class Match(NamedTuple):
@@ -27,8 +28,8 @@ class Matcher:
     """Finds which of many names (POSIX paths relative to a root) a text means.
 
     A text means the name that ends as it does. Between the two may differ: the folders in front (a folder that the
-    text names is passed over only if no folder of the names is called so: train/1.wav is never test/1.wav), the kind of
-    slashes, capitals, the Unicode form, and the ending, if it is one of audio or missing. What differs least counts,
+    text names is passed over only if no folder of other names is called so: train/1.wav is never test/1.wav), the kind
+    of slashes, capitals, the Unicode form, and the ending, if it is one of audio or missing. What differs least counts,
     and it must be one name alone.
     """
 
@@ -47,12 +48,16 @@ class Matcher:
         return found
 
     @cached_property
-    def _folders(self) -> set[str]:
+    def folders(self) -> set[str]:
+        """What the folders in the names are called, `folded`."""
         folders = {name.rpartition("/")[0] for name in self.names}
         return {folded(part) for folder in folders for part in folder.split("/")} - {""}
 
-    def find(self, text: str, hints: Sequence[str] = ()) -> Match:
-        """The name that `text` means. Of several, the one with a folder called like one of `hints`, such as fold3."""
+    def find(self, text: str, hints: Collection[str] = (), against: Set[str] = frozenset()) -> Match:
+        """The name that `text` means. Of several, the one with most folders called like one of `hints`, such as fold3.
+
+        None in a folder that is called like one of `against`, unless the text or the hints name it. Both are `folded`.
+        """
         if text in self._exact:
             return Match(text)
         text = tidy(text)
@@ -63,15 +68,17 @@ class Matcher:
             return Match(None)
         ranked = defaultdict(list)
         for row in self._candidates(parts[-1]):
-            if (rank := self._rank(parts, self.names[row].split("/"))) is not None:
+            name = self.names[row].split("/")
+            rank = self._rank(parts, name)
+            if rank is not None and not (against and against & _folders(name) - set(hints) - _folders(parts)):
                 ranked[rank].append(self.names[row])
         if not ranked:
             return Match(None)
         best = min(ranked)
         names = ranked[best]
         if len(names) > 1 and hints:
-            wanted = {folded(hint) for hint in hints if hint}
-            names = [name for name in names if wanted & {folded(part) for part in name.split("/")[:-1]}] or names
+            fits = [len(_folders(name.split("/")) & set(hints)) for name in names]
+            names = [name for name, fit in zip(names, fits, strict=True) if fit == max(fits)]
         if len(names) > 1:
             return Match(None, several=tuple(names))
         return Match(names[0], ", ".join(self._differences(text, names[0])))
@@ -79,7 +86,7 @@ class Matcher:
     def _candidates(self, last: str) -> list[int]:
         """The rows whose last part is `last` but for capitals, form and ending."""
         whole = self._by_stem.get(folded(last), [])  # a text without an ending may hold dots
-        stripped = folded(PurePosixPath(last).stem)
+        stripped = folded(last.rpartition(".")[0] or last)
         return whole + self._by_stem.get(stripped, []) if stripped != folded(last) else whole
 
     def _rank(self, text: list[str], name: list[str]) -> tuple[int, ...] | None:
@@ -88,12 +95,13 @@ class Matcher:
         while shared + 1 < min(len(text), len(name)) and folded(text[-2 - shared]) == folded(name[-2 - shared]):
             shared += 1
         passed_over = text[: len(text) - 1 - shared]
-        if any(folded(part) in self._folders for part in passed_over):
+        own_folders = _folders(name) if passed_over else set()
+        if any(folded(part) in self.folders and folded(part) not in own_folders for part in passed_over):
             return None
         tail, own = text[-1 - shared :], name[-1 - shared :]
         other_form = normalised("/".join(tail)) != normalised("/".join(own))
         other_case = folded("/".join(tail)) != folded("/".join(own))  # an ending
-        suffix = PurePosixPath(tail[-1]).suffix.lower() if other_case else ""
+        suffix = f".{tail[-1].rpartition('.')[2].lower()}" if other_case else ""
         return other_case, bool(suffix in AUDIO_SUFFIXES), other_form, len(passed_over), len(name) - len(own)
 
     @staticmethod
@@ -119,8 +127,10 @@ class Matcher:
         last = folded(tidy(text).rpartition("/")[2])
         if same := self._candidates(last):
             return self.names[same[0]]
-        stems = list(self._by_stem)[:SEARCHED]
-        close = difflib.get_close_matches(without_ending(last), stems, n=1, cutoff=0.6)
+        stem, stems = without_ending(last), list(self._by_stem)
+        if len(stems) > SEARCHED:
+            stems = heapq.nlargest(SEARCHED, stems, key=lambda other: _shared(stem, other))
+        close = difflib.get_close_matches(stem, stems, n=1, cutoff=0.6)
         return self.names[self._by_stem[close[0]][0]] if close else None
 
     def twins(self) -> list[tuple[str, str]]:
@@ -133,6 +143,18 @@ class Matcher:
                 if other is not name:
                     found.append((other, name))
         return found
+
+
+def _folders(parts: Sequence[str]) -> set[str]:
+    return {folded(part) for part in parts[:-1]}
+
+
+def _shared(one: str, other: str) -> int:
+    """How many characters two texts share at their beginning and at their end."""
+    return sum(
+        sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(*texts, strict=False)))
+        for texts in ((one, other), (one[::-1], other[::-1]))
+    )
 
 
 def normalised(text: str) -> str:

@@ -26,6 +26,7 @@ from preprocessing.files import (
 )
 from preprocessing.labels import check_names, map_labels, read_map
 from preprocessing.manifest import read_manifest
+from preprocessing.matching import Matcher
 from system.errors import UserError
 
 NOISE_FOLDER = "_background_noise_"
@@ -51,7 +52,7 @@ def scan(config: PreprocessConfig) -> DataSet:
     root = config.input_path.resolve()
     if config.manifest:
         where, test_root = config.manifest, None
-        files, notes = read_manifest(config.manifest, root, config)
+        root, files, notes = read_manifest(config.manifest, root, config)
     else:
         where, test_root, files, notes = _read_folders(root, config)
     if config.map:
@@ -59,7 +60,8 @@ def scan(config: PreprocessConfig) -> DataSet:
         notes += more
     classes = {file.label for file in files if file.split == "train" and not file.reason}
     if not classes:
-        why = next((f" ({file.fname}: {file.reason})" for file in files if file.reason), "")
+        faults = [f"{file.fname}: {file.reason}" for file in files if file.reason][:3]
+        why = f" ({' | '.join(faults)})" if faults else ""
         raise UserError(f"{where}: no clips found in class folders{why}; {LAYOUTS}"
                         if not config.manifest else f"{where}: names no clip to train on{why}")  # fmt: skip
     if len(classes) == 1:
@@ -72,6 +74,9 @@ def scan(config: PreprocessConfig) -> DataSet:
     if config.noise:
         noise, more = _read_noise(config.noise, files)
         files, notes = files + noise, notes + more
+    if twins := Matcher([file.fname for file in files if not file.reason]).twins():
+        names = some([f"{one!a} and {other!a}" for one, other in twins], "pair")
+        notes.append(f"files whose names differ only in their Unicode form: {names}")
     order = {split: index for index, split in enumerate((*SPLITS, ""))}
     files.sort(key=lambda file: (order[file.split], file.fname))
     sample = root / "sample_submission.csv"

@@ -88,7 +88,7 @@ def summary_lines(
         lines.append(f"rejected: {len(rejected):,} files, see {config.work / REJECTED}")
         kinds = rejected["reason"].str.replace(r"^line \d+: ", "", regex=True)
         kinds = (
-            kinds.str.split(r":| of | as | line | \(", regex=True).str[0]
+            kinds.str.split(r"[:;]| of | as | line | \(", regex=True).str[0]
             + " ("
             + rejected["split"].replace("", "manifest")
             + ")"

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 def spare_decisions(path: Path, work: Path) -> None:
     """UserError where a list of suspects at `path`, to be written anew, holds decisions that are not on record yet."""
     from preprocessing.decisions import READ_COLUMNS, read_record, unshielded
-    from preprocessing.manifest import read_rows
+    from preprocessing.tables import read_table
 
     if not path.exists():
         return
-    header, rows = read_rows(path)
+    header, rows, _ = read_table(path)
     if not set(READ_COLUMNS) <= set(header):
         raise UserError(f"{path}: is there, and no list of suspects: name another file")
     record = read_record(work)
