@@ -92,6 +92,9 @@ class PreprocessConfig(Command):
         None, "--relabel", metavar="CSV",
         help="a list of suspects with an action for each clip (relabel, drop, keep), to be kept on record; none: take "
         "all decisions back; without -i the data set and options of the last run")
+    sample_submission: Path | None = option(
+        None, "--sample-submission", metavar="CSV",
+        help="names the clips to label; default: sample_submission.csv and the like beside the data")
     strict: bool = option(False, "--strict", help="stop with an error where a clip would be left out or flagged")
     picture: bool = option(False, "--picture", help="draw durations, levels and classes: audit.png")
     sample_rate: int | None = option(
@@ -126,7 +129,7 @@ class PreprocessConfig(Command):
             return dataclasses.replace(self, input_path=root)
         last = self.relabel is not None or self.noise is not None
         require(last, "give the data set: -i DIR, --manifest CSV or --download NAME")
-        free = ("work", "noise", "relabel", "strict", "picture")
+        free = ("work", "noise", "relabel", "sample_submission", "strict", "picture")
         other = [name.replace("_", "-") for name in given if name not in free]
         alone = f"--{'relabel' if self.relabel else 'noise'} alone keeps the options of the last run"
         require(not other, f"--{''.join(other[:1])}: give -i too; {alone}")
@@ -473,7 +476,7 @@ class TrainConfig(Command):
 
 # -------------------------------------------------------------------------------------------------- inference
 
-WITH_CHECK = ("work", "input_path", "sample_submission")  # the options of inference.py that go with --check
+WITH_CHECK = ("work", "input_path", "sample_submission", "positive")  # the options of inference.py that go with --check
 
 
 def _inference_folds(text: str) -> tuple[Fold, ...]:
@@ -521,7 +524,11 @@ class InferenceConfig(Command):
         "soft", "--ensemble", choices=("soft", "hard", "weighted"),
         help="mean of the probabilities, majority vote, or the runs, views and weights that report.py found best")
     sample_submission: Path | None = option(
-        None, "--sample-submission", metavar="CSV", help="header and order to keep; default: the data set's")
+        None, "--sample-submission", metavar="CSV",
+        help="names the clips to label; header, order and form to keep; default: the data set's")
+    positive: str | None = option(
+        None, "--positive", metavar="CLASS",
+        help="whose probability a single column of numbers in the sample submission is; none: it holds labels")
     on_bad_clip: str = option(
         "error", "--on-bad-clip", choices=("error", "majority"), help="majority: give it the largest class")
     checkpoint: str = option("last", "--checkpoint", choices=("last", "best"), help="best: on the held-out fold")

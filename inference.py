@@ -16,7 +16,7 @@ import numpy as np
 from arg import InferenceConfig, parse_inference
 from prediction.distribution import tell_labels
 from prediction.ensembles import Ensemble, load_ensemble
-from prediction.forms import probabilities_path, read_form
+from prediction.forms import probabilities_path
 from prediction.labelling import predict_clips, resume_key
 from prediction.results import partial_results
 from prediction.submission import write_submission
@@ -55,7 +55,7 @@ def label(config: InferenceConfig, ensemble: Ensemble, device: torch.device) -> 
     from prediction.clips import find_clips_to_label
 
     clips = find_clips_to_label(config, ensemble.config)
-    form = read_form(clips.sample_submission, clips.names, ensemble.classes)
+    form = clips.form
     key, identities = resume_key(config, ensemble, clips, device), clips.identities(config.batch_size)
     keep_bad = config.on_bad_clip == "majority"
     counts = np.array(ensemble.config.class_counts)

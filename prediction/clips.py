@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import shlex
 import sys
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from torch import Tensor
 
 from arg import FeatureConfig, InferenceConfig, RunConfig
 from dataset import Clips, Store, gather
+from prediction.forms import ClipForm, read_form
 from preprocessing.decode import decode_stream
 from preprocessing.files import ClipFolder, is_test_root
 from preprocessing.store import load_rejected
@@ -37,7 +40,7 @@ class TestClips:
     names: Names  # of the clips, and then of `lost`
     lost: int  # that the store could not read; a folder's such clips are met on the way
     target: NDArray[np.integer[Any]]  # index of the class, -1 where it is not known; (clips,)
-    sample_submission: Path | None
+    form: ClipForm  # of the submission; its clips are these
     origin: str  # what an interrupted run must have found the same, beside the clips' names and `stamps`
     stamps: tuple[NDArray[np.int64], ...]  # sizes of the clips' files, times of their last changes; (clips,) each
     # (batch size, first clip, scratch folder, strict) -> the batches from that clip on; strict: UserError names a clip
@@ -67,14 +70,15 @@ def find_clips_to_label(config: InferenceConfig, run: RunConfig) -> TestClips:
         if store is None:
             raise UserError(f"{config.work} holds no store: run preprocess.py, or give a folder of clips, -i FOLDER")
         return store_clips(config, store, run)
-    ours = store is not None and is_test_root(store.test_root, config.input_path)
     files = ClipFolder.scan(config.input_path)
+    form, rows = wanted(folder_form(config, store, config.input_path, files.names, run.classes), len(files))
+    files = part_of_folder(files, rows)
     index = {name: position for position, name in enumerate(run.classes)}
     return TestClips(
         names=files.names,
         lost=0,
         target=np.fromiter((index.get(file.label, -1) for file in files), np.int32, len(files)),
-        sample_submission=config.sample_submission or (store.sample_submission if store and ours else None),
+        form=form,
         origin="folder",
         stamps=(files.size, files.mtime_ns),
         waves=partial(decoded_waves, files, run.features),
@@ -89,20 +93,73 @@ def store_clips(config: InferenceConfig, store: Store, run: RunConfig) -> TestCl
         raise UserError(f"{store.work} is at {rates}: give a folder of clips, -i FOLDER")
     clips, rejected = store.clips("test", run.classes), load_rejected(store.work)
     rejected = rejected[rejected["split"] == "test"]
-    if not len(clips) + len(rejected):
+    names = Names(chain(clips.fname, rejected["fname"]))
+    sample = config.sample_submission or store.sample_submission
+    if not len(names) and sample is None:
         raise UserError(f"{store.root} has no test clips: give a folder of clips, -i FOLDER")
+    form, rows = wanted(read_form(sample, names, run.classes, config.positive), len(names))
+    rejected = rejected.iloc[rows[rows >= len(clips)] - len(clips)]
+    clips = clips.take(rows[rows < len(clips)])
     if len(rejected) and config.on_bad_clip == "error":
         name, reason = rejected.iloc[0][["fname", "reason"]]
         more = f", and {len(rejected) - 1} more" if len(rejected) > 1 else ""
         raise UserError(f"{name}: {reason}{more}; {MEND}")
     return TestClips(
-        names=Names(chain(clips.fname, rejected["fname"])),
+        names=names[rows],
         lost=len(rejected),
         target=clips.target,
-        sample_submission=config.sample_submission or store.sample_submission,
+        form=form,
         origin=file_digest(store.work / CLIPS),
         stamps=(),
         waves=partial(stored_waves, clips, features),
+    )
+
+
+def folder_form(
+    config: InferenceConfig, store: Store | None, folder: Path, names: Names, classes: tuple[str, ...]
+) -> ClipForm:
+    """The form for the clips of a folder: that of the sample submission given, or of the store's if that is for them.
+
+    It is for the store's own test folder and, where all its ids are there, for a folder that holds the data set, is in
+    it, or has no other clips.
+    """
+    own, given = store and store.sample_submission, config.sample_submission
+    if given or store is None or own is None or is_test_root(store.test_root, folder):
+        return read_form(given or own, names, classes, config.positive)
+    way = f"--sample-submission {shlex.quote(str(own))}"
+    try:
+        form = read_form(own, names, classes, config.positive)
+    except UserError as error:
+        print(f"the data set's sample submission is not for these clips: {error}", file=sys.stderr)
+        return read_form(None, names, classes)
+    top = folder.resolve()
+    if len(form.ids) < len(names) and not (top.is_relative_to(store.root) or store.root.is_relative_to(top)):
+        print(f"all clips are labelled; those alone that the data set's sample submission names: {way}")
+        return read_form(None, names, classes)
+    return form
+
+
+def wanted(form: ClipForm, clips: int) -> tuple[ClipForm, NDArray[np.int64]]:
+    """The form whose clips are those alone that it has an id for, and the rows of those among all `clips`; says both.
+
+    They stay in their order.
+    """
+    if form.remark:
+        print(f"warning: the sample submission's {form.remark}", file=sys.stderr)
+    rows = np.unique(form.rows)
+    if beyond := clips - len(rows):
+        print(f"labelling the {len(rows):,} clips that the sample submission names, and not the {beyond:,} others")
+    return dataclasses.replace(form, rows=np.searchsorted(rows, form.rows)), rows
+
+
+def part_of_folder(files: ClipFolder, rows: NDArray[np.int64]) -> ClipFolder:
+    """The clips of those rows, which are in order."""
+    if len(rows) == len(files):
+        return files
+    odd = {new: files.odd[row] for new, row in enumerate(rows.tolist()) if row in files.odd}
+    size, mtime_ns = files.size[rows], files.mtime_ns[rows]
+    return dataclasses.replace(
+        files, names=files.names[rows], odd=odd, size=size, mtime_ns=mtime_ns, rows=range(len(rows))
     )
 
 

@@ -6,14 +6,18 @@ import contextlib
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prediction.forms import BLOCK_ROWS, ClipForm, probabilities_path, probability_form
+from prediction.forms import BLOCK_ROWS, ClipForm, Form, probabilities_path, probability_form
 from prediction.validation import Check, check_submission
 from system.errors import UserError
 from system.files import remove_leftovers, replacing
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 Ints = NDArray[np.int64]
 
@@ -28,9 +32,7 @@ def write_submission(
     """
     import pandas as pd
 
-    names, all_form = np.array(classes, object), probability_form(form, classes)
-    # by position, since a class may be called as the id is
-    columns = [classes.index(name) for name in form.header[1:]] if form.probabilities else []
+    all_form = probability_form(form, classes)
     places = output, probabilities_path(output)
     for path in places:
         remove_leftovers(path)
@@ -40,15 +42,32 @@ def write_submission(
             files = [opened.enter_context(path.open("w", encoding="utf-8", newline="")) for path in paths]
             for start in range(0, max(1, len(form.ids)), BLOCK_ROWS):  # the header, where there is no clip
                 rows = rows_at(form.rows[start : start + BLOCK_ROWS])
-                everything = pd.DataFrame(rows)
-                asked = everything[columns] if form.probabilities else pd.DataFrame({0: names[rows.argmax(1)]})
-                for file, table, header in zip(files, (asked, everything), (form.header, all_form.header), strict=True):
+                tables = cells_of(rows, form, classes), pd.DataFrame(rows)
+                for file, table, shape in zip(files, tables, (form, all_form), strict=True):
                     table.insert(0, "id", list(form.ids[start : start + BLOCK_ROWS]))
-                    titles = list(header) if start == 0 else False
-                    table.to_csv(file, index=False, header=titles, lineterminator="\n")
+                    if shape.first_number is not None:
+                        table.insert(0, "number", shape.first_number + start + np.arange(len(rows)))
+                    titles, decimal = list(shape.header) if start == 0 else False, "," if shape.comma else "."
+                    options = {"sep": shape.format.delimiter, "decimal": decimal, "lineterminator": "\n"}
+                    table.to_csv(file, index=False, header=titles, **options)
         found, probabilities = (
             check_submission(path, shape, classes) for path, shape in zip(paths, (form, all_form), strict=True)
         )
         if problems := [*found.problems, *probabilities.problems]:
             raise UserError(f"{output}: not written, since it would be rejected: {'; '.join(problems)}")
-    return dataclasses.replace(found, near_ties=probabilities.near_ties)
+    return dataclasses.replace(probabilities, remarks=found.remarks)
+
+
+def cells_of(rows: NDArray[np.float32], form: Form, classes: tuple[str, ...]) -> DataFrame:
+    """What a form asks for of (n, classes) probabilities, in the columns behind the ids."""
+    import pandas as pd
+
+    names = np.array(classes, object)
+    if form.positive is not None:
+        return pd.DataFrame({0: rows[:, form.positive]})
+    if form.probabilities:
+        return pd.DataFrame(rows)[form.classes_of_columns(classes)]
+    if form.best == 1:
+        return pd.DataFrame({0: names[rows.argmax(1)]})
+    best = names[np.argsort(-rows, axis=1, kind="stable")[:, : form.best]]
+    return pd.DataFrame({0: [form.separator.join(labels) for labels in best]})

@@ -1,7 +1,8 @@
 """What is wrong with a submission, as competition platforms see it, and the command that says so (`--check`).
 
-They are strict: UTF-8, commas, cells in double quotes or not, lines that end in LF or CRLF, blank lines; every id once,
-in the sample's order, and nothing more. A byte order mark is remarked on.
+They are strict: UTF-8, the sample's delimiter, cells in double quotes or not, lines that end in LF or CRLF, blank
+lines; every id once, in the sample's order, and nothing more. A byte order mark is remarked on. So is what the sample
+submission has itself: it is no problem.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain, compress, islice
+from itertools import chain, compress, islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -20,9 +21,12 @@ from numpy.typing import NDArray
 
 from arg import InferenceConfig
 from prediction.distribution import NEAR_TIE, tell_labels
-from prediction.forms import BLOCK_ROWS, Form, hashes, probabilities_path, probability_form, read_form, read_sample
+from prediction.forms import BLOCK_ROWS, probabilities_path, probability_form, read_form, sample_reading
 from preprocessing.files import ClipFolder, is_test_root
+from preprocessing.ids import hashes
+from preprocessing.sample import Form, words_of
 from preprocessing.store import load_rejected, load_store, read_clips
+from preprocessing.tables import Format, table_format
 from system.errors import UserError
 from system.paths import LAST, STORE
 from util import Names
@@ -35,6 +39,7 @@ Row = tuple[int, list[str]]  # the number of its line, its cells
 SUM_TOLERANCE = 0.01  # of probabilities that may have been rounded to three digits
 CULPRITS_SHOWN = 3  # of each problem
 CELL_SHOWN = 60  # letters
+DELIMITER_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,7 @@ class Check:
     remarks: tuple[str, ...]  # on what only some platforms reject
     predicted: NDArray[np.int32]  # the class of each of the form's ids; -1 where it has none
     near_ties: int | None  # rows whose two largest probabilities are less than NEAR_TIE apart; None: no probabilities
+    kinds: tuple[str, ...] = ()  # of the problems
 
 
 class Problems:
@@ -60,10 +66,11 @@ class Problems:
             if self.count[kind] <= CULPRITS_SHOWN:
                 self.first[kind].append(culprit)
 
-    def lines(self) -> Iterator[str]:
-        for kind, count in self.count.items():
-            more = ", ..." if count > CULPRITS_SHOWN else ""
-            yield f"{kind}: {count:,} ({', '.join(self.first[kind])}{more})"
+    def lines(self) -> dict[str, str]:
+        """What to say of each kind."""
+        shown = {kind: ", ".join(first) + (", ..." if self.count[kind] > len(first) else "")
+                 for kind, first in self.first.items()}  # fmt: skip
+        return {kind: f"{kind}: {count:,} ({shown[kind]})" for kind, count in self.count.items()}
 
 
 def check_submission(path: Path, form: Form, classes: tuple[str, ...]) -> Check:
@@ -77,16 +84,17 @@ def check_submission(path: Path, form: Form, classes: tuple[str, ...]) -> Check:
     if not index.is_unique:
         twice = form.ids[int(index.duplicated().argmax())]
         raise UserError(f"{twice}: stands more than once among the ids that a submission must have")
-    problems, wanted, near_ties = Problems(), len(form.header), 0
+    problems, wanted, near_ties, at = Problems(), len(form.header), 0, form.id_at
     predicted = np.full(len(index), -1, np.int32)
     seen, last = np.zeros(len(index), np.bool_), -1  # the ids so far, and the place of the last one
     with path.open("rb") as start:
         mark = start.read(3) == b"\xef\xbb\xbf"
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = readable(file, problems)
+    shape, other_delimiter = shape_of(path, form)
+    with path.open(encoding=shape.encoding, newline="") as file:
+        rows = readable(file, shape, problems, at)
         _, header = next(rows, (1, []))
         while block := list(islice(rows, BLOCK_ROWS)):
-            place = index.get_indexer(hashes(cells[0] for _, cells in block))
+            place = index.get_indexer(hashes(cells[at] for _, cells in block))
             known = place >= 0
             new = known & ~pd.Series(place).duplicated().to_numpy()
             new[known] &= ~seen[place[known]]
@@ -98,35 +106,65 @@ def check_submission(path: Path, form: Form, classes: tuple[str, ...]) -> Check:
             empty = np.array(["" in cells for _, cells in block]) & sized
             problems.add(
                 f"rows without exactly {wanted} cells",
-                (f"{name(row)} has {len(row[1])}" for row in compress(block, ~sized)),
+                (f"{name(row, at)} has {len(row[1])}" for row in compress(block, ~sized)),
             )
+            if form.first_number is not None:
+                numbers = [str(form.first_number + row) for row in place.tolist()]
+                other = known & [cells[0] != own for (_, cells), own in zip(block, numbers, strict=True)]
+                problems.add("rows that have another number in the first column", named(block, other, at))
             for kind, mask in (
                 ("rows with an empty cell", empty),
                 ("unknown ids", ~known),
                 ("rows out of order", backwards),
                 ("doubled ids", known & ~new),
             ):
-                problems.add(kind, map(name, compress(block, mask)))
+                problems.add(kind, named(block, mask, at))
             whole = sized & ~empty
             label, near = predictions(list(compress(block, whole)), form, classes, problems)
             near_ties += near
             predicted[place[whole & known]] = label[known[whole]]
     problems.add("missing ids", (shown(form.ids[row]) for row in np.flatnonzero(~seen).tolist()))
-    wrong = []
+    wrong = other_delimiter
     if tuple(header) != form.header:
-        found, asked = (",".join(map(shown, cells)) for cells in (header, form.header))
-        wrong = [f"its header is {found or 'missing'}, not {asked}"]
+        found, asked = (form.format.delimiter.join(map(shown, cells)) for cells in (header, form.header))
+        wrong["header"] = f"its header is {found or 'missing'}, not {asked}"
+    wrong |= problems.lines()
     remarks = ["it begins with a byte order mark, which some platforms take for a part of the header"] if mark else []
-    return Check((*wrong, *problems.lines()), tuple(remarks), predicted, near_ties if form.probabilities else None)
+    ties = near_ties if form.numbers else None
+    return Check(tuple(wrong.values()), tuple(remarks), predicted, ties, tuple(wrong))
 
 
-def readable(file: TextIO, problems: Problems) -> Iterator[Row]:
-    """The rows as far as the file can be read, without blank lines."""
-    reader = csv.reader(file, strict=True)
+def shape_of(path: Path, form: Form) -> tuple[Format, dict[str, str]]:
+    """How to read a submission, and what to say where its delimiter is not the form's.
+
+    In UTF-8, or in the sample's own encoding where it has that.
+    """
+    own = form.format
+    try:
+        found = table_format(path)
+    except UserError:  # the reader says why
+        found = Format("csv")
+    encoding = own.encoding if found.encoding == own.encoding != "utf-8" else "utf-8-sig"
+    shape = Format("csv", encoding, own.delimiter, own.skip if found.skip == own.skip else 0)
+    if found.kind != "csv" or found.delimiter == own.delimiter:
+        return shape, {}
+    with path.open(encoding=encoding, errors="replace") as file:
+        header = next(islice(file, shape.skip, None), "")
+    if found.delimiter not in header or own.delimiter in header:
+        return shape, {}
+    there, asked = (DELIMITER_NAMES[delimiter] for delimiter in (found.delimiter, own.delimiter))
+    return shape._replace(delimiter=found.delimiter), {"delimiter": f"its cells are separated by {there}, not {asked}"}
+
+
+def readable(file: TextIO, shape: Format, problems: Problems, at: int = 0) -> Iterator[Row]:
+    """The rows as far as the file can be read, without blank lines; those without an id have an empty one."""
+    for _ in range(shape.skip):
+        file.readline()
+    reader = csv.reader(file, delimiter=shape.delimiter, strict=True)
     try:
         for cells in reader:
             if cells:
-                yield reader.line_num, cells
+                yield reader.line_num + shape.skip, cells if len(cells) > at else [*cells, ""]
     except UnicodeDecodeError:
         problems.add("it is not UTF-8 further on", [f"after line {reader.line_num}"])
     except csv.Error as error:
@@ -136,40 +174,59 @@ def readable(file: TextIO, problems: Problems) -> Iterator[Row]:
 def predictions(rows: list[Row], form: Form, classes: tuple[str, ...], problems: Problems) -> tuple[Ints, int]:
     """The class of each row, which has as many cells as it should, and the number of near ties.
 
-    That is the class which it names or of its largest probability, or -1.
+    That is the class which it names (first) or of its largest probability, or -1.
     """
-    class_of = {label: index for index, label in enumerate(classes)}
-    if not form.probabilities:
-        label = np.array([class_of.get(cells[1], -1) for _, cells in rows], np.int32)
-        foreign = (f"{name(row)}: {shown(row[1][1])}" for row in compress(rows, label < 0))
-        problems.add("labels that are no class", foreign)
-        return label, 0
-    columns = np.array([class_of[title] for title in form.header[1:]], np.int32)
-    value = np.array([[number(cell) for cell in cells[1:]] for _, cells in rows]).reshape(-1, len(columns))
+    at = form.id_at
+    if not form.numbers:
+        class_of = {label: index for index, label in enumerate(classes)}
+        cut = (lambda cell: words_of(cell, form.separator)) if form.best > 1 else (lambda cell: [cell])
+        labels = [cut(cells[at + 1]) for _, cells in rows]
+        if form.best > 1:
+            twice = np.array([len(set(words)) < len(words) for words in labels], np.bool_)
+            problems.add("rows that name a label twice", named(rows, twice, at))
+            many = np.array([len(words) > form.best for words in labels], np.bool_)
+            problems.add(f"rows of more than {form.best} labels", named(rows, many, at))
+        foreign = np.array([any(word not in class_of for word in words) for words in labels], np.bool_)
+        cells_of = (f"{name(row, at)}: {shown(row[1][at + 1])}" for row in compress(rows, foreign))
+        problems.add("labels that are no class", cells_of)
+        return np.array([class_of.get(words[0], -1) if words else -1 for words in labels], np.int32), 0
+    value = np.array([[number(cell, form.comma) for cell in cells[at + 1 :]] for _, cells in rows])
+    value = value.reshape(-1, len(form.header) - at - 1)
     numbers = np.all((value >= 0) & (value <= 1), axis=1)
+    if form.positive is not None:
+        problems.add("rows whose probability is no number from 0 to 1", named(rows, ~numbers, at))
+        if len(classes) != 2 or form.positive < 0:
+            return np.full(len(rows), -1), 0
+        near = int((np.abs(2 * value[numbers] - 1) < NEAR_TIE).sum())
+        return np.where(numbers, np.where(value[:, 0] >= 0.5, form.positive, 1 - form.positive), -1), near
+    columns = np.array(form.classes_of_columns(classes), np.int32)
     with np.errstate(invalid="ignore"):  # infinities
         total = value.sum(1)
         good = numbers & (np.abs(total - 1) <= SUM_TOLERANCE)
-    problems.add("rows whose probabilities are not all numbers from 0 to 1", map(name, compress(rows, ~numbers)))
+    problems.add("rows whose probabilities are not all numbers from 0 to 1", named(rows, ~numbers, at))
     other = numbers & ~good
-    sums = (f"{name(row)}: {sum_:.3g}" for row, sum_ in zip(compress(rows, other), total[other], strict=True))
+    sums = (f"{name(row, at)}: {sum_:.3g}" for row, sum_ in zip(compress(rows, other), total[other], strict=True))
     problems.add("rows whose probabilities do not sum to 1", sums)
     best = np.sort(value[good], axis=1)[:, -2:]  # with a single class there is no second
     near = int((best[:, -1] - best[:, 0] < NEAR_TIE).sum()) if len(columns) > 1 else 0
     return np.where(good, columns[value.argmax(1)], -1), near
 
 
-def number(cell: str) -> float:
+def number(cell: str, comma: bool = False) -> float:
     try:
-        return float(cell)
+        return float(cell.replace(",", ".") if comma else cell)
     except ValueError:
         return np.nan
 
 
-def name(row: Row) -> str:
-    """A row by its line and its id."""
+def name(row: Row, at: int) -> str:
+    """A row by its line and its id, the cell `at`."""
     line, cells = row
-    return f"line {line} {shown(cells[0])}"
+    return f"line {line} {shown(cells[at])}"
+
+
+def named(rows: list[Row], mask: NDArray[np.bool_], at: int) -> Iterator[str]:
+    return (name(row, at) for row in compress(rows, mask))
 
 
 def shown(cell: str) -> str:
@@ -182,18 +239,35 @@ def check(config: InferenceConfig, path: Path) -> None:
     """Say what is wrong with a CSV, and how its labels look; UserError where it would be rejected."""
     store = load_store(config.work) if (config.work / STORE).exists() else None
     classes, counts = training_labels(config.work, store)
-    form, what = expected_form(config, store, classes)
+    form, what, sample = expected_form(config, store, classes)
     found = check_submission(path, form, classes)
-    for problem in found.problems:
+    own = check_submission(sample, form, classes).kinds if sample and found.problems else ()
+    problems = [text for kind, text in zip(found.kinds, found.problems, strict=True) if kind not in own]
+    as_sample = [f"as in the sample, {text}" for kind, text in zip(found.kinds, found.problems, strict=True)
+                 if kind in own]  # fmt: skip
+    if sample and not problems and same_rows(path, sample, form):
+        as_sample.append(f"every value is that of {sample}: this is the sample itself")
+    for problem in problems:
         print(problem)
-    for remark in found.remarks:
+    for remark in (*found.remarks, *as_sample):
         print(f"warning: {remark}", file=sys.stderr)
-    near_ties = found.near_ties if form.probabilities else near_ties_beside(path, form, classes, found.predicted)
+    near_ties = found.near_ties if form.numbers else near_ties_beside(path, form, classes, found.predicted)
     tell_labels(found.predicted, near_ties, counts, classes)
-    if found.problems:
-        kinds = f"{len(found.problems)} problem{'s' if len(found.problems) > 1 else ''}"
+    if problems:
+        kinds = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
         raise UserError(f"{path}: would be rejected, {kinds}, compared with {what}")
     print(f"{path}: would be accepted, {len(form.ids):,} rows as in {what}")
+
+
+def same_rows(path: Path, sample: Path, form: Form) -> bool:
+    """Whether a submission that has no problem has every cell of the sample."""
+
+    def rows(file: Path) -> Iterator[list[str]]:
+        shape, _ = shape_of(file, form)
+        with file.open(encoding=shape.encoding, newline="") as text:
+            yield from (cells for _, cells in readable(text, shape, Problems(), form.id_at))
+
+    return all(one == other for one, other in zip_longest(rows(path), rows(sample)))
 
 
 def training_labels(work: Path, store: dict[str, Any] | None) -> tuple[tuple[str, ...], Ints]:
@@ -215,16 +289,24 @@ def training_labels(work: Path, store: dict[str, Any] | None) -> tuple[tuple[str
     return run.classes, np.array(run.class_counts)
 
 
-def expected_form(config: InferenceConfig, store: dict[str, Any] | None, classes: tuple[str, ...]) -> tuple[Form, str]:
-    """What the submission is compared with, and its name: a sample submission's rows, or else the clips to label."""
+def expected_form(
+    config: InferenceConfig, store: dict[str, Any] | None, classes: tuple[str, ...]
+) -> tuple[Form, str, Path | None]:
+    """What the submission is compared with, and its name: a sample submission's rows, or else the clips to label.
+
+    The sample submission is believed where it does not fit the classes.
+    """
     folder, sample = config.input_path, config.sample_submission
     if sample is None and store is not None and store["sample_submission"]:
         test_root = store["test_root"] and Path(store["test_root"])
         sample = Path(store["sample_submission"]) if folder is None or is_test_root(test_root, folder) else None
     if sample is not None:
-        return read_sample(sample, classes), str(sample)
+        reading = sample_reading(sample, classes, config.positive)
+        if reading.misfit:
+            print(f"warning: {sample}: {reading.misfit}", file=sys.stderr)
+        return reading.form, str(sample), sample
     if folder is not None:
-        return read_form(None, ClipFolder.scan(folder).names, classes), str(folder)
+        return read_form(None, ClipFolder.scan(folder).names, classes), str(folder), None
     if store is None:
         raise UserError(
             f"{config.work} holds no store to tell the ids: give --sample-submission, or the clips with -i FOLDER"
@@ -232,7 +314,7 @@ def expected_form(config: InferenceConfig, store: dict[str, Any] | None, classes
     names = Names(names_of_tests(config.work))
     if not len(names):
         raise UserError(f"{store['root']} has no test clips: give --sample-submission, or the clips with -i FOLDER")
-    return read_form(None, names, classes), f"the test clips of {config.work}"
+    return read_form(None, names, classes), f"the test clips of {config.work}", None
 
 
 def names_of_tests(work: Path) -> Iterator[str]:

@@ -21,7 +21,7 @@ from preprocessing.files import SPLITS, File, printable
 from preprocessing.folds import split_clips
 from preprocessing.labels import DROPPED
 from preprocessing.previous import Previous, completed, note_down, previous_store, resume_journal, split_options
-from preprocessing.store import CLIP_COLUMNS, REJECTED_COLUMNS, STORE_FORMAT, save_store, settle, writing
+from preprocessing.store import CLIP_COLUMNS, REJECTED_COLUMNS, SAMPLE_MISFIT, STORE_FORMAT, save_store, settle, writing
 from preprocessing.summary import summary_lines
 from system.console import clock
 from system.errors import UserError
@@ -70,14 +70,16 @@ def preprocess(config: PreprocessConfig) -> bool:
         split = split_clips(clips, config, before.folds)
         clips["fold"] = split.fold
         store = _facts(config, data, clips, heard.sample_rate, split.folds)
+        fits, misfit = _compare_sample(data, store, clips, rejected)
+        store |= {SAMPLE_MISFIT: misfit} if misfit else {}
         changed = save_store(work, store, clips[CLIP_COLUMNS], rejected[REJECTED_COLUMNS], record)
         (work / JOURNAL).unlink(missing_ok=True)
         if config.picture:
             draw_picture(clips[clips["split"] != "noise"], store["classes"], heard.sample_rate, work / PICTURE)
         spare = _spare_note(work / WAVES, clips, rejected)
-    notes = [*data.notes, *before.notes, *voided, *split.notes, *spare]
+    notes = [*data.notes, *before.notes, *voided, *split.notes, *spare, *filter(None, [misfit])]
     what = f"{heard.new:,} new or changed of {len(data.files):,} files decoded" if changed else "nothing has changed"
-    print(*summary_lines(config, store, clips, rejected, record, notes), sep="\n")
+    print(*summary_lines(config, store, clips, rejected, record, notes), *filter(None, [fits]), sep="\n")
     print(f"{what}, {clock(time.monotonic() - started)}\n")
     return changed
 
@@ -177,7 +179,7 @@ def _facts(config: PreprocessConfig, data: DataSet, clips: DataFrame, sample_rat
         "format": STORE_FORMAT,
         "root": str(data.root),
         "test_root": data.test_root and str(data.test_root),
-        "sample_submission": data.sample_submission and str(data.sample_submission),
+        "sample_submission": data.sample and str(data.sample.path),
         "sample_rate": sample_rate,
         "clip_samples": _window(train["length"], sample_rate, config.clip_seconds),
         "classes": sorted(set(train["label"])),
@@ -187,6 +189,14 @@ def _facts(config: PreprocessConfig, data: DataSet, clips: DataFrame, sample_rat
         "options": split_options(config),
         "noise": config.noise and str(config.noise.resolve()),
     }
+
+
+def _compare_sample(data: DataSet, store: dict[str, Any], clips: DataFrame, rejected: DataFrame) -> tuple[str, str]:
+    """How the sample submission fits, in a line, or why it does not; both '' where there is none."""
+    from preprocessing.testset import compared
+
+    names = [name for part in (clips, rejected) for name in part.loc[part["split"] == "test", "fname"]]
+    return compared(data.sample, store["classes"], names) if data.sample else ("", "")
 
 
 def _window(lengths: NDArray[np.int64], sample_rate: int, clip_seconds: float | None) -> int:

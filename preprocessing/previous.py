@@ -40,6 +40,7 @@ def completed(config: PreprocessConfig) -> PreprocessConfig:
         with writing(config.work), locked(config.work / LOCK):
             settle(config.work)
     store = load_store(config.work)
+    sample = store["sample_submission"] and Path(store["sample_submission"])
     manifest, columns = store["options"]["manifest"], store["options"]["columns"]
     options = store["options"] | {"manifest": manifest and Path(manifest), "columns": tuple(columns.items())}
     options["map"] = tuple(options.get("map", {}).items())
@@ -50,6 +51,7 @@ def completed(config: PreprocessConfig) -> PreprocessConfig:
         sample_rate=store["sample_rate"],
         clip_seconds=store["clip_samples"] / store["sample_rate"],
         noise=config.noise or (Path(store["noise"]) if store.get("noise") else None),
+        sample_submission=config.sample_submission or (sample if sample and sample.exists() else None),
     )
 
 

@@ -27,6 +27,8 @@ from preprocessing.files import (
 from preprocessing.labels import check_names, map_labels, read_map
 from preprocessing.manifest import read_manifest
 from preprocessing.matching import Matcher
+from preprocessing.sample import Sample
+from preprocessing.testset import find_test_set
 from system.errors import UserError
 
 NOISE_FOLDER = "_background_noise_"
@@ -39,7 +41,7 @@ LAYOUTS = (
 class DataSet(NamedTuple):
     root: Path
     test_root: Path | None  # a folder of test clips, which their names are relative to
-    sample_submission: Path | None
+    sample: Sample | None  # the sample submission
     files: list[File]  # in the order of the store: by split, then by name
     notes: list[str]  # what a person should know about them
 
@@ -77,10 +79,11 @@ def scan(config: PreprocessConfig) -> DataSet:
     if twins := Matcher([file.fname for file in files if not file.reason]).twins():
         names = some([f"{one!a} and {other!a}" for one, other in twins], "pair")
         notes.append(f"files whose names differ only in their Unicode form: {names}")
+    sample, files, more = find_test_set(config, root, files)
+    notes += more
     order = {split: index for index, split in enumerate((*SPLITS, ""))}
     files.sort(key=lambda file: (order[file.split], file.fname))
-    sample = root / "sample_submission.csv"
-    return DataSet(root, test_root, sample if sample.is_file() else None, files, notes)
+    return DataSet(root, test_root, sample, files, notes)
 
 
 def _read_folders(root: Path, config: PreprocessConfig) -> tuple[Path, Path | None, list[File], list[str]]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from preprocessing.decisions import Record
 
 STORE_FORMAT = 2
+SAMPLE_MISFIT = "sample_misfit"  # a fact of store.json
 AUDIO_COLUMNS = [
     *("offset", "length", "size", "mtime_ns", "sample_rate", "channels", "digest"),
     *("peak_db", "rms_db", "dc", "clipped", "truncated"),
@@ -40,7 +41,8 @@ def load_store(work: Path) -> dict[str, Any]:
 
     Keys: format, root, test_root, sample_submission, sample_rate (Hz), clip_samples, classes (sorted), folds (as made),
     grouped (whether groups were found), counts (clips per split), options (those that decide labels and folds), noise
-    (the folder of --noise; absent in older stores). UserError where it is missing, unreadable or of another format.
+    (the folder of --noise; absent in older stores), sample_misfit (why the sample submission does not fit; absent where
+    it does). UserError where it is missing, unreadable or of another format.
     """
     path = work / STORE
     try:

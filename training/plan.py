@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,11 +46,14 @@ def open_store(config: TrainConfig) -> Store:
     """The store in --work, prepared first from --input-path where there is none."""
     from dataset import Store
     from preprocessing.pipeline import preprocess
+    from preprocessing.store import SAMPLE_MISFIT, load_store
     from system.paths import STORE
 
     if config.input_path is not None and not (config.work / STORE).exists():
         preprocess(PreprocessConfig(config.input_path, config.work))
     store = Store.open(config.work)
+    if misfit := load_store(config.work).get(SAMPLE_MISFIT):
+        print(f"warning: {misfit}", file=sys.stderr)
     if config.input_path is not None and store.root != config.input_path.resolve():
         raise UserError(f"{config.work} holds another data set, {store.root}: give this one its own --work")
     return store

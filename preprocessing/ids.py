@@ -1,0 +1,162 @@
+"""Which clips the row ids of a submission mean."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import compress, islice, pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from preprocessing.files import printable
+from preprocessing.matching import Matcher, folded, tidy, without_ending
+from system.errors import UserError
+
+Ints = NDArray[np.int64]
+SHOWN = 3  # ids of each kind, in a message
+LOOKED_AT = 1000  # ids that tell whether they name times
+# What an id that names a time ends with: recording_5, recording_0_5, file.ogg@5.0, rec-12.5s, rec_0-5
+_NUMBER = r"\d+(?:\.\d+)?"
+TIME = re.compile(rf"(.+?)[_@#: -]+(?:t=)?({_NUMBER})s?")
+TIMES = re.compile(rf"(.+?)[_@#: -]+(?:t=)?({_NUMBER})s?[_,:-]({_NUMBER})s?")
+
+
+def hashes(names: Iterable[str]) -> Ints:
+    """64 bits of each name, which stand for it: a table of a million names would take 80 MB and more.
+
+    Two of a million different names have the same bits in one of 37 million such tables.
+    """
+    return np.fromiter(map(hash, names), np.int64)
+
+
+def match_ids(ids: Sequence[str], fnames: Sequence[str], path: Any) -> Ints:
+    """The position of each id's clip. UserError where an id means none, or two the same; `path` is the file of the ids.
+
+    There may be clips that no id means.
+    """
+    rows = find_rows(ids, fnames)
+    if wrong := id_faults(ids, rows, fnames):
+        raise UserError(f"{path}: its ids are not the clips to label: {wrong}; see -i and --sample-submission")
+    return rows
+
+
+def find_rows(ids: Sequence[str], fnames: Sequence[str]) -> Ints:
+    """The position of each id's clip, -1 where it means none, or not one alone.
+
+    An id means the clip of that name, of that name in another folder, or of that name but for its ending; what else
+    `Matcher` allows is tried with the ids that are left then, since it takes more memory.
+    """
+    import pandas as pd
+
+    rows = np.full(len(ids), -1, np.int64)
+
+    def take(left: Ints, id_key: Callable[[str], str], name_key: Callable[[str], str]) -> None:
+        known = pd.Index(hashes(map(name_key, fnames)))
+        alone = np.flatnonzero(~known.duplicated(keep=False))
+        found = known[alone].get_indexer(hashes(id_key(ids[row]) for row in left.tolist()))
+        rows[left[found >= 0]] = alone[found[found >= 0]]
+
+    take(np.arange(len(ids)), _same, _same)
+    if (rows < 0).any():
+        parents = {name.rpartition("/")[0] for name in fnames}
+        folders = {part for parent in parents for part in folded(parent).split("/")}
+        for key in (_last, _bare):  # the folders of an id are passed over where no folder of the clips is called so
+            left = np.flatnonzero(rows < 0)
+            free = [row for row in left.tolist() if folders.isdisjoint(_folders(ids[row]))]
+            if free:
+                take(np.array(free, np.int64), key, key)
+    left = np.flatnonzero(rows < 0)
+    if len(left) and len(fnames):
+        matcher = Matcher(list(fnames))
+        row_of: dict[str, int] | None = None
+        for row in left.tolist():
+            if (name := matcher.find(ids[row]).name) is not None:
+                row_of = row_of or {fname: at for at, fname in enumerate(fnames)}
+                rows[row] = row_of[name]
+    return rows
+
+
+def _same(name: str) -> str:
+    return name
+
+
+def _last(name: str) -> str:
+    return name.replace("\\", "/").rpartition("/")[2]
+
+
+def _bare(name: str) -> str:
+    return without_ending(_last(name))
+
+
+def _folders(id_: str) -> list[str]:
+    return [part for part in folded(tidy(id_)).split("/")[:-1] if part not in ("", ".", "..")]
+
+
+def id_faults(ids: Sequence[str], rows: Ints, fnames: Sequence[str]) -> str:
+    """Why ids do not mean clips one by one, '' where they do; `rows` are those that `find_rows` has found."""
+    import pandas as pd
+
+    lost, found = rows < 0, pd.Index(rows)
+    if not lost.any() and found.is_unique:
+        return ""
+    if lost.any() and (windows := windows_of(list(islice(compress(ids, lost), LOOKED_AT)), fnames)):
+        return windows
+    what = []
+    if number := int(lost.sum()):
+        shown = ", ".join(_with_nearest(list(islice(compress(ids, lost), SHOWN)), fnames))
+        what.append(f"{number} ids without a clip (such as {shown}{', ...' if number > SHOWN else ''})")
+    if repeated := int(pd.Index(hashes(ids)).duplicated().sum()):
+        what.append(f"{repeated} ids more than once")
+    again = found.duplicated() & ~lost
+    if (number := int(again.sum()) - repeated) > 0:
+        shown = " and ".join(map(printable, islice(compress(ids, rows == rows[again.argmax()]), 2)))
+        what.append(f"{number} ids that mean another id's clip (such as {shown})")
+    return ", ".join(what)
+
+
+def _with_nearest(ids: list[str], fnames: Sequence[str]) -> Iterator[str]:
+    matcher = Matcher(list(fnames))
+    for id_ in ids:
+        several = matcher.find(id_).several
+        if several:
+            yield f"{printable(id_)}, which may be {printable(' or '.join(several[:2]))}"
+        elif (nearest := matcher.nearest(id_)) is not None:
+            yield f"{printable(id_)}, nearest is {printable(nearest)}"
+        else:
+            yield printable(id_)
+
+
+def windows_of(ids: Sequence[str], fnames: Sequence[str]) -> str:
+    """What to say of ids without a clip that name times in recordings, as recording_5 and recording_10; '' otherwise.
+
+    They do where what stands before the time is a file, or where the times of one recording are multiples of a step.
+    """
+    kinds = []
+    for pattern in (TIMES, TIME):
+        times = defaultdict[str, set[float]](set)
+        for match in filter(None, (pattern.fullmatch(without_ending(id_)) for id_ in ids)):
+            first, last = float(match[2]), float(match[pattern.groups])
+            if pattern is TIME or first < last:
+                times[match[1]].add(last)
+        kinds.append(times)
+    names = {_bare(name) for name in fnames}
+    if not any(_on_grid(times) or any(_bare(recording) in names for recording in times) for times in kinds):
+        return ""
+    shown = printable(", ".join(ids[:2]))
+    return (
+        f"its ids name times in recordings ({shown}): windows of recordings are not labelled yet; cut the recordings "
+        f"into files that are called as the ids are ({printable(ids[0])}.wav)"
+    )
+
+
+def _on_grid(times: Mapping[str, set[float]]) -> bool:
+    """Whether the times of each recording are those of one grid from its start: 5, 10, 15, or 0, 2.5, 5."""
+    several = [sorted(found) for found in times.values() if len(found) > 1]
+    steps = {round(later - earlier, 6) for found in several for earlier, later in pairwise(found)}
+    if len(steps) != 1:
+        return False
+    step = steps.pop()
+    return (step > 1 or step % 1 > 0) and all(found[0] in (0, step) for found in several)

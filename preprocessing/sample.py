@@ -1,0 +1,346 @@
+"""The sample submission: what it holds, and the form that it asks for."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from preprocessing.files import printable, some
+from preprocessing.matching import folded
+from preprocessing.tables import Format, read_rows, table_format
+from system.errors import UserError
+from util import Names
+
+BLOCK_ROWS = 8192  # read at a time
+MOST_LABELS = 5000  # different cells that are looked at
+SEPARATORS = "|;, "  # of several labels in a cell
+NO_CLASS = "none"  # of --positive: the column holds labels
+NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?")
+PLACEHOLDERS = {"", "nan", "na", "n/a", "none", "null", "nil"}
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# Words in the title of a column of labels, of probabilities, and of either
+LABEL_WORDS = _words("label labels class classes classname category word keyword command species tag tags")
+SHARE_WORDS = _words("probability probabilities prob probs proba score scores confidence likelihood p")
+EITHER_WORDS = _words("target prediction predictions predicted predict pred is has y value")
+POSITIVE = _words("1 yes true positive pos y t present presence event target")
+NEGATIVE = _words(
+    "0 no false negative neg n f absent absence background noise none nothing other others silence unknown normal rest"
+)
+NEGATIONS = ("not", "no", "non", "without")
+ID_NAMES = _words("id fname file filename name clip clipid audio path rowid key recording")
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a submission must look like: columns for the id and for the label, or in its place probabilities."""
+
+    header: tuple[str, ...]  # of all columns
+    ids: Sequence[str]
+    probabilities: bool = False  # whether a column for each class follows the id, in place of the label
+    columns: tuple[int, ...] = ()  # the class of each such column, -1 where it is none; (): the one it is called as
+    positive: int | None = None  # the class whose probability stands in place of the label; -1: it is not known
+    best: int = 1  # labels in a cell, the likeliest first
+    separator: str = " "  # between them
+    first_number: int | None = None  # where running numbers stand before the ids
+    format: Format = Format("csv")  # noqa: RUF009 (never changed)
+    comma: bool = False  # in place of the decimal point
+
+    @property
+    def id_at(self) -> int:
+        """The column of the ids; the labels or probabilities are behind it."""
+        return int(self.first_number is not None)
+
+    @property
+    def numbers(self) -> bool:
+        """Whether the cells are probabilities."""
+        return self.probabilities or self.positive is not None
+
+    def classes_of_columns(self, classes: tuple[str, ...]) -> list[int]:
+        """The class of each column of probabilities."""
+        return list(self.columns) or [classes.index(title) for title in self.header[self.id_at + 1 :]]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a sample submission holds, in which nothing has been looked for yet."""
+
+    path: Path
+    format: Format
+    header: tuple[str, ...]
+    first_row: list[str]
+    ids: Names
+    first_number: int | None  # as in `Form`
+    cells: tuple[str, ...]  # the different cells of a single column behind the ids, in order; at most MOST_LABELS
+    comma: bool  # as in `Form`
+
+    @property
+    def titles(self) -> tuple[str, ...]:
+        """The header of the columns behind the ids."""
+        return self.header[1 + (self.first_number is not None) :]
+
+    def shown(self) -> str:
+        """Its header and its first row, for a message."""
+        header, row = (printable(self.format.delimiter.join(cells[:12])) for cells in (self.header, self.first_row))
+        return f"its header is {header} and its first row {row}" if self.first_row else f"its header is {header}"
+
+
+class Reading(NamedTuple):
+    """What a sample submission asks for, given the classes."""
+
+    form: Form
+    what: str  # the form in words
+    misfit: str = ""  # why it does not fit the classes
+    usable: bool = True  # whether a submission can be written in this form all the same
+
+
+def read_sample(path: Path) -> Sample:
+    """The sample submission in a CSV of any usual dialect. UserError where there is none."""
+    shape = table_format(path)
+    if shape.kind != "csv":
+        raise UserError(f"{path}: this is {shape.kind.upper()}, and a sample submission is a CSV")
+    try:
+        with closing(read_rows(path, shape)) as rows:
+            return _collected(path, shape, (cells for _, cells in rows))
+    except (OSError, UnicodeError, csv.Error) as error:
+        raise UserError(f"{path}: not a sample submission ({error}); give a CSV in UTF-8") from None
+
+
+def _collected(path: Path, shape: Format, rows: Iterator[list[str]]) -> Sample:
+    header = tuple(next(rows, ()))
+    if not header:
+        raise UserError(f"{path}: not a sample submission, as it is empty")
+    first = list(islice(rows, BLOCK_ROWS))
+    number = _first_number(header, first)
+    at, ids, cells, comma = int(number is not None), Names(), dict[str, None](), False
+    block = first
+    while block:
+        if any(len(row) > len(header) for row in block):
+            row = next(row for row in block if len(row) > len(header))
+            said = f"{len(row)} cells in a row, {len(header)} in the header"
+            raise UserError(f"{path}: not a sample submission ({said}: {printable(shape.delimiter.join(row[:12]))})")
+        if number is not None and [row[0] for row in block] != [str(number + len(ids) + n) for n in range(len(block))]:
+            raise UserError(f"{path}: not a sample submission (its first column does not number the rows throughout)")
+        ids.extend(row[at] if at < len(row) else "" for row in block)
+        values = [cell.strip() for row in block for cell in row[at + 1 :]]
+        if len(header) == at + 2 and len(cells) < MOST_LABELS:
+            cells.update(dict.fromkeys(values))
+        comma = comma or (shape.delimiter == ";" and any("," in cell and NUMBER.fullmatch(cell) for cell in values))
+        block = list(islice(rows, BLOCK_ROWS))
+    return Sample(path, shape, header, first[0] if first else [], ids, number, tuple(cells)[:MOST_LABELS], comma)
+
+
+def _first_number(header: tuple[str, ...], rows: list[list[str]]) -> int | None:
+    """With what number the first column begins, where it numbers the rows and the ids are in the second."""
+    if len(header) < 3 or not rows or any(len(row) < 3 for row in rows) or rows[0][0] not in ("0", "1"):
+        return None
+    number = int(rows[0][0])
+    if [row[0] for row in rows] != [str(number + n) for n in range(len(rows))]:
+        return None
+    nameless = not header[0].strip() or re.fullmatch(r"unnamed(: 0)?|index", header[0].strip().lower())
+    texts = not all(NUMBER.fullmatch(row[1].strip()) for row in rows)
+    return number if compact(header[1]) in ID_NAMES or (nameless and texts) else None
+
+
+# ----------------------------------------------------------------------------------------------------- the form
+
+
+def form_of(sample: Sample, classes: tuple[str, ...], positive: str | None = None) -> Reading:
+    """The form that a sample submission asks for; `positive` is what --positive says, where it is given.
+
+    UserError where `positive` is no class.
+    """
+    form = Form(
+        sample.header,
+        sample.ids,
+        first_number=sample.first_number,
+        format=sample.format,
+        comma=sample.comma,
+    )
+    if positive in classes:
+        return _share(sample, form, classes, positive)
+    if positive not in (None, NO_CLASS):
+        raise UserError(f"--positive {positive}: no class; use {' or '.join(classes)}, or {NO_CLASS} for labels")
+    if len(sample.titles) != 1:
+        return _columns(sample, form, classes)
+    return _single(sample, form, classes, may_be_share=positive is None)
+
+
+def _columns(sample: Sample, form: Form, classes: tuple[str, ...]) -> Reading:
+    """A column a class."""
+    columns = classes_called(sample.titles, classes)
+    form = replace(form, probabilities=True, columns=tuple(columns))
+    what = "an id and a column for each class"
+    absent = [name for index, name in enumerate(classes) if index not in columns]
+    extra = [title for title, index in zip(sample.titles, columns, strict=True) if index < 0]
+    if not absent and not extra and len(columns) == len(classes):
+        return Reading(form, what)
+    expected = f"need an id and a label, or an id and a column for each of {', '.join(classes)}"
+    if not sample.titles:
+        return Reading(form, what, f"{sample.shown()}: {expected}", usable=False)
+    why = []
+    if len(absent) < len(classes):  # else no column is called as a class
+        why += [f"no column for {some(absent, 'class', 'classes')}"] if absent else []
+        why += [f"no class for {some(extra, 'column')}", " or ".join(ways_out(extra))] if extra else []
+        if not extra:
+            pairs = " ".join(f"{name!r}=" if " " in name else f"{name}=" for name in absent[:5])
+            why += [f"rows would not sum to 1; preprocess.py --map {pairs} trains without"]
+    return Reading(form, what, f"{sample.shown()}: {'; '.join([expected, *why])}", usable=False)
+
+
+def classes_called(titles: Sequence[str], classes: tuple[str, ...]) -> list[int]:
+    """The class of each title, -1 where it is none.
+
+    Capitals, signs between words, and what all titles begin or end with, as prob_, do not matter where no two classes
+    are alike without them.
+    """
+    exact = {name: index for index, name in enumerate(classes)}
+    if all(title in exact for title in titles):
+        return [exact[title] for title in titles]
+    index = {compact(name): index for index, name in enumerate(classes)}
+    if len(index) < len(classes):  # classes that differ in capitals alone
+        return [exact.get(title.strip(), -1) for title in titles]
+    found = [index.get(compact(title), -1) for title in titles]
+    if len(titles) > 1 and max(found) < 0:
+        words = [words_in(title) for title in titles]
+        for end in (0, -1):
+            while len({text[end] if text else "" for text in words}) == 1 and words[0]:
+                words = [text[1:] if end == 0 else text[:-1] for text in words]
+        found = [index.get("".join(text), -1) for text in words]
+    return found if len(set(found) - {-1}) == sum(at >= 0 for at in found) else [-1] * len(titles)
+
+
+def compact(text: str) -> str:
+    """A name without capitals and signs between words."""
+    return re.sub(r"[\W_]+", "", folded(text)) or folded(text)
+
+
+def words_in(title: str) -> list[str]:
+    return re.findall(r"[^\W_]+", folded(title))
+
+
+def _single(sample: Sample, form: Form, classes: tuple[str, ...], may_be_share: bool) -> Reading:
+    """One column behind the ids: a label, several labels, or the probability of a class."""
+    title, cells = sample.titles[0], [cell for cell in sample.cells if cell]
+    numbers = all(NUMBER.fullmatch(cell) for cell in cells)
+    if may_be_share and numbers and _is_share(title, cells, classes):
+        return _share(sample, form, classes)
+    foreign = [cell for cell in cells if cell not in classes]
+    if foreign and (several := _several(sample, form, classes)):
+        return several
+    if len(cells) == 1 and (numbers or cells[0].lower() in PLACEHOLDERS or not any(map(str.isalnum, cells[0]))):
+        foreign = []  # it stands for any label
+    return Reading(form, "an id and a label", _foreign(foreign, classes))
+
+
+def _foreign(labels: Sequence[str], classes: tuple[str, ...]) -> str:
+    """What to say of labels that are no classes."""
+    if not labels:
+        return ""
+    said = f"labels that are no class: {some(labels, 'label')}"
+    index = {compact(name): name for name in classes}
+    alike = [(index[compact(label)], label) for label in labels if compact(label) in index]
+    if len(alike) == len(labels):
+        return f"{said}; preprocess.py --map {' '.join(f'{old!r}={new!r}' for old, new in alike[:5])} calls them so"
+    way = ways_out(labels)
+    return f"{said}; classes are {some(classes, 'class', 'classes')}" + (f"; {' or '.join(way)}" if way else "")
+
+
+def ways_out(labels: Sequence[str]) -> list[str]:
+    """The options of preprocess.py that make classes of labels that are none."""
+    way = []
+    if any(compact(label) in ("silence", "background", "backgroundnoise") for label in labels):
+        way.append("preprocess.py --silence N makes a class of noise recordings")
+    if others := [label for label in labels if compact(label) in ("unknown", "other", "others", "rest")]:
+        way.append(f"--map OLD={others[0]} joins classes in one")
+    return way or ["preprocess.py --map OLD=NEW renames classes"]
+
+
+def _is_share(title: str, cells: Sequence[str], classes: tuple[str, ...]) -> bool:
+    """Whether a column of numbers holds the probability of a class, and no labels that are numbers."""
+    words = set(words_in(title))
+    share = bool(words & SHARE_WORDS)
+    label = bool(words & LABEL_WORDS) and not share
+    called = _named_class(title, classes) is not None
+    if any(float(cell.replace(",", ".")) % 1 for cell in cells if cell not in classes):
+        return True
+    if len(classes) > 2:
+        return not all(cell in classes for cell in cells) and (share or (called and bool(cells)))
+    if cells and all(cell in classes for cell in cells):
+        return share or bool(words & EITHER_WORDS and not label)
+    return share or (not label and (bool(cells) or bool(words & EITHER_WORDS) or called))
+
+
+def _share(sample: Sample, form: Form, classes: tuple[str, ...], positive: str | None = None) -> Reading:
+    """The probability of one class. UserError where there are other columns than one of numbers."""
+    if len(sample.titles) != 1 or not all(NUMBER.fullmatch(cell) for cell in sample.cells if cell):
+        raise UserError(f"--positive {positive}: {sample.path} has no single column of numbers; {sample.shown()}")
+    title = sample.titles[0]
+    index = classes.index(positive) if positive else positive_class(title, classes)
+    what = f"an id and the probability of {classes[index]}" if index is not None else "an id and a probability"
+    form = replace(form, positive=-1 if index is None else index)
+    if index is not None:
+        return Reading(form, what)
+    question = f"whose probability is column {printable(title)}? say inference.py --positive with one of"
+    return Reading(form, what, f"{sample.shown()}: {question} {', '.join(classes)}", usable=False)
+
+
+def _named_class(title: str, classes: tuple[str, ...]) -> int | None:
+    """The class that a column is called after, as is_whale, whale_probability or p(whale) is."""
+    index = {compact(name): index for index, name in enumerate(classes)}
+    words = words_in(title)
+    left = [word for word in words if word not in SHARE_WORDS | EITHER_WORDS | LABEL_WORDS | {"of", "the", "contains"}]
+    for name in ("".join(words), "".join(left), re.sub("^(is|has|p|prob)", "", "".join(words))):
+        if name in index:
+            return index[name]
+    return None
+
+
+def positive_class(title: str, classes: tuple[str, ...]) -> int | None:
+    """The class that a column of probabilities is meant for: the one in its title, else the positive one of two."""
+    if (named := _named_class(title, classes)) is not None:
+        return named
+    if len(classes) != 2:
+        return None
+    plain = [compact(name) for name in classes]
+    for positive, negative in ((0, 1), (1, 0)):
+        if plain[negative] in {word + plain[positive] for word in NEGATIONS}:
+            return positive
+    for positive, negative in ((0, 1), (1, 0)):
+        if plain[negative] in NEGATIVE and plain[positive] not in NEGATIVE:
+            return positive
+        if plain[positive] in POSITIVE and plain[negative] not in POSITIVE:
+            return positive
+    return None
+
+
+def _several(sample: Sample, form: Form, classes: tuple[str, ...]) -> Reading | None:
+    """Several labels in a cell, the likeliest first; None where no separator makes classes of most of the words."""
+    known = set(classes)
+    for separator in SEPARATORS:
+        lists = [words_of(cell, separator) for cell in sample.cells if cell]
+        words = list(dict.fromkeys(word for found in lists for word in found))
+        best = max(map(len, lists), default=1)
+        if best > 1 and 2 * sum(word in known for word in words) >= len(words):
+            longest = next(cell for cell in sample.cells if len(words_of(cell, separator)) == best)
+            between = separator if separator == " " else re.search(rf"\s*{re.escape(separator)}\s*", longest)[0]  # type: ignore[index]
+            form = replace(form, best=min(best, len(classes)), separator=between)
+            foreign = [word for word in words if word not in known]
+            what = f"an id and the {form.best} likeliest labels, with {between!r} between"
+            return Reading(form, what, _foreign(foreign, classes))
+    return None
+
+
+def words_of(cell: str, separator: str) -> list[str]:
+    """The labels in a cell."""
+    return [word.strip() for word in cell.split(separator.strip() or None)]

@@ -1,0 +1,158 @@
+"""The sample submission beside a data set, and the test clips that it names."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from arg import PreprocessConfig
+from preprocessing.files import File, find, group_finder, some
+from preprocessing.ids import Ints, find_rows, id_faults
+from preprocessing.sample import Sample, compact, form_of, read_sample
+from system.errors import UserError
+
+SAMPLE_NAME = re.compile(r"(sample|example|dummy|template)sub.*|sub(mission)?(sample|format|example|template).*")
+TABLES = (".csv", ".tsv", ".txt")
+PACKED = (".zip", ".gz", ".7z", ".xz", ".bz2", ".rar", ".xlsx", ".xls", ".json", ".parquet")
+DEPTH = 2  # folders below the root that are looked into
+ANOTHER = "--sample-submission CSV takes another"
+
+
+class TestSet(NamedTuple):
+    """What a sample submission adds to a data set."""
+
+    sample: Sample | None
+    files: list[File]  # of the data set, with the test clips that the sample alone names
+    notes: list[str]
+
+
+def find_test_set(config: PreprocessConfig, root: Path, files: list[File]) -> TestSet:
+    """The sample submission that is given, or lies beside the data; where no file is a test clip, those it names.
+
+    UserError where the one that is given cannot be read.
+    """
+    own, others = _find_samples(root, config.manifest) if config.sample_submission is None else ([], [])
+    listing = _Listing(config, root, files)
+    if config.sample_submission is not None:
+        chosen: Sample | None = read_sample(config.sample_submission.resolve())
+        notes: list[str] = []
+    else:
+        chosen, notes = _choose(own, others, listing)
+    if chosen is None or listing.given:
+        return TestSet(chosen, files, notes)
+    named = {listing.files[row].fname: listing.files[row] for row in listing.rows(chosen).tolist() if row >= 0}
+    trained = {file.path for file in files if file.split == "train" and not file.reason}
+    if also := [name for name, file in named.items() if file.path in trained]:
+        notes.append(f"{chosen.path.name} names clips to label that are training clips, too: {some(also, 'clip')}")
+    if named:
+        notes.append(f"test clips are those that {chosen.path.name} names: {some(list(named), 'clip')}")
+    kept = [file for file in files if not (file.reason and not file.label and file.fname in named)]  # rows without one
+    return TestSet(chosen, kept + list(named.values()), notes)
+
+
+class _Listing:
+    """The clips among which those of a sample are: the data set's test clips or, without any, all audio files."""
+
+    def __init__(self, config: PreprocessConfig, root: Path, files: list[File]) -> None:
+        self.given = [file for file in files if file.split == "test"]
+        self._config, self._root = config, root
+        self._noise = {file.path for file in files if file.split == "noise"}
+        self._all: list[File] | None = None
+        self._found: dict[Path, Ints] = {}
+
+    @property
+    def files(self) -> list[File]:
+        if self.given:
+            return self.given
+        if self._all is None:
+            group_of = group_finder(self._config)
+            found = find(self._root, self._root, "test", Counter(), lambda name: "", group_of)
+            self._all = sorted(file for file in found if file.path not in self._noise)
+        return self._all
+
+    @property
+    def names(self) -> list[str]:
+        return [file.fname for file in self.files]
+
+    def rows(self, sample: Sample) -> Ints:
+        if sample.path not in self._found:
+            self._found[sample.path] = find_rows(sample.ids, self.names)
+        return self._found[sample.path]
+
+    def faults(self, sample: Sample) -> str:
+        return id_faults(sample.ids, self.rows(sample), self.names)
+
+
+def _find_samples(root: Path, manifest: Path | None) -> tuple[list[Path], list[Path]]:
+    """Sample submissions by their names: those in the data set's folder or beside the manifest, and those near it."""
+    beside = [root] + ([manifest.resolve().parent] if manifest else [])
+    own = [path for folder in dict.fromkeys(beside) for path in _samples_in(folder)]
+    if any(path.suffix.lower() in TABLES for path in own):
+        return own, []
+    near = [path for folder in dict.fromkeys(folder.parent for folder in beside) for path in _samples_in(folder)]
+    for top, folders, _ in os.walk(root):
+        depth = len(Path(top).relative_to(root).parts)
+        near += _samples_in(Path(top)) if depth else []
+        folders[:] = sorted(name for name in folders if not name.startswith(".")) if depth < DEPTH else []
+    return own, [path for path in dict.fromkeys(near) if path not in own]
+
+
+def _samples_in(folder: Path) -> list[Path]:
+    """The one that is called sample submission and no more comes first."""
+    try:
+        names = [entry.name for entry in os.scandir(folder) if entry.name[0] != "."]
+    except OSError:
+        return []
+    kinds = {name: compact(Path(name).stem.removesuffix(".csv")) for name in names if _is_sample(name)}
+    return [folder / name for name in sorted(kinds, key=lambda name: (kinds[name] != "samplesubmission", name))]
+
+
+def _is_sample(name: str) -> bool:
+    path = Path(name)
+    packed = path.suffix.lower() in PACKED
+    stem = path.stem.removesuffix(".csv") if packed else path.stem
+    return (packed or path.suffix.lower() in TABLES) and SAMPLE_NAME.fullmatch(compact(stem)) is not None
+
+
+def _choose(own: list[Path], others: list[Path], listing: _Listing) -> tuple[Sample | None, list[str]]:
+    """The sample to go by, and why others are not used: the data set's that fits best, or another that fits."""
+    refused: dict[Path, str] = {}
+    fair: list[tuple[int, Sample]] = []  # how bad each is
+    for path in [*own, *others]:
+        if path.suffix.lower() not in TABLES:
+            refused[path] = "it is no CSV: unpack or convert it"
+            continue
+        try:
+            sample = read_sample(path)
+        except UserError as error:
+            refused[path] = str(error).removeprefix(f"{path}: ")
+            continue
+        faults = listing.faults(sample)
+        if path in own or (len(sample.ids) and not faults):
+            fair.append((bool(faults), sample))
+        else:
+            refused[path] = faults or "it has no rows"
+    best = min(fair, key=lambda pair: pair[0], default=None)
+    chosen = best[1] if best else None
+    refused |= {sample.path: f"{chosen.path.name} is" for _, sample in fair if chosen and sample is not chosen}
+    notes = [f"sample submission {path}: not used, as {why}; {ANOTHER}" for path, why in refused.items()]
+    return chosen, notes
+
+
+def compared(sample: Sample, classes: Sequence[str], names: Sequence[str]) -> tuple[str, str]:
+    """How a sample submission fits the classes and the test clips' names: in a line, and why not ('' where it does)."""
+    reading = form_of(sample, tuple(classes))
+    rows = find_rows(sample.ids, names)
+    faults = id_faults(sample.ids, rows, names) if len(sample.ids) else "it names no clip"
+    misfit = "; ".join(filter(None, (reading.misfit, faults)))
+    if misfit:
+        return "", f"sample submission {sample.path} does not fit: {misfit}"
+    beyond = len(names) - len(np.unique(rows))
+    more = f"; {beyond:,} other test clips are not labelled" if beyond else ""
+    return f"sample submission {sample.path}: fits, {reading.what}, {len(sample.ids):,} rows{more}", ""
