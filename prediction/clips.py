@@ -123,19 +123,20 @@ def folder_form(
     It is for the store's own test folder and, where all its ids are there, for a folder that holds the data set, is in
     it, or has no other clips.
     """
-    own, given = store and store.sample_submission, config.sample_submission
+    own, given = store.sample_submission if store else None, config.sample_submission
     if given or store is None or own is None or is_test_root(store.test_root, folder):
         return read_form(given or own, names, classes, config.positive)
     way = f"--sample-submission {shlex.quote(str(own))}"
     try:
         form = read_form(own, names, classes, config.positive)
-    except UserError as error:
-        print(f"the data set's sample submission is not for these clips: {error}", file=sys.stderr)
+    except UserError:
+        print(f"the data set's sample submission does not fit these clips and is not used; {way} says why")
         return read_form(None, names, classes)
     top = folder.resolve()
     if len(form.ids) < len(names) and not (top.is_relative_to(store.root) or store.root.is_relative_to(top)):
-        print(f"all clips are labelled; those alone that the data set's sample submission names: {way}")
+        print(f"all clips are labelled; {way} labels those alone that the data set's sample submission names")
         return read_form(None, names, classes)
+    print(f"the data set's sample submission says what is labelled: {own}")
     return form
 
 

@@ -32,7 +32,9 @@ def _words(text: str) -> frozenset[str]:
 # Words in the title of a column of labels, of probabilities, and of either
 LABEL_WORDS = _words("label labels class classes classname category word keyword command species tag tags")
 SHARE_WORDS = _words("probability probabilities prob probs proba score scores confidence likelihood p")
-EITHER_WORDS = _words("target prediction predictions predicted predict pred is has y value")
+EITHER_WORDS = _words(
+    "target prediction predictions predicted predict pred is has y value outcome result output answer"
+)
 POSITIVE = _words("1 yes true positive pos y t present presence event target")
 NEGATIVE = _words(
     "0 no false negative neg n f absent absence background noise none nothing other others silence unknown normal rest"
@@ -127,8 +129,8 @@ def _collected(path: Path, shape: Format, rows: Iterator[list[str]]) -> Sample:
     while block:
         if any(len(row) > len(header) for row in block):
             row = next(row for row in block if len(row) > len(header))
-            said = f"{len(row)} cells in a row, {len(header)} in the header"
-            raise UserError(f"{path}: not a sample submission ({said}: {printable(shape.delimiter.join(row[:12]))})")
+            found, asked = (printable(shape.delimiter.join(cells[:12])) for cells in (row, header))
+            raise UserError(f"{path}: not a sample submission, as {found} has more cells than the header {asked}")
         if number is not None and [row[0] for row in block] != [str(number + len(ids) + n) for n in range(len(block))]:
             raise UserError(f"{path}: not a sample submission (its first column does not number the rows throughout)")
         ids.extend(row[at] if at < len(row) else "" for row in block)
@@ -194,7 +196,7 @@ def _columns(sample: Sample, form: Form, classes: tuple[str, ...]) -> Reading:
         why += [f"no class for {some(extra, 'column')}", " or ".join(ways_out(extra))] if extra else []
         if not extra:
             pairs = " ".join(f"{name!r}=" if " " in name else f"{name}=" for name in absent[:5])
-            why += [f"rows would not sum to 1; preprocess.py --map {pairs} trains without"]
+            why += [f"without, rows would not sum to 1; preprocess.py --map {pairs} trains without"]
     return Reading(form, what, f"{sample.shown()}: {'; '.join([expected, *why])}", usable=False)
 
 
@@ -299,27 +301,34 @@ def _named_class(title: str, classes: tuple[str, ...]) -> int | None:
     """The class that a column is called after, as is_whale, whale_probability or p(whale) is."""
     index = {compact(name): index for index, name in enumerate(classes)}
     words = words_in(title)
-    left = [word for word in words if word not in SHARE_WORDS | EITHER_WORDS | LABEL_WORDS | {"of", "the", "contains"}]
-    for name in ("".join(words), "".join(left), re.sub("^(is|has|p|prob)", "", "".join(words))):
+    for name in ("".join(words), "".join(_own_words(title)), re.sub("^(is|has|p|prob)", "", "".join(words))):
         if name in index:
             return index[name]
     return None
 
 
+def _own_words(title: str) -> list[str]:
+    """The words of a title but those that any column may have."""
+    usual = SHARE_WORDS | EITHER_WORDS | LABEL_WORDS | POSITIVE | {"of", "the", "contains"}
+    return [word for word in words_in(title) if word not in usual]
+
+
 def positive_class(title: str, classes: tuple[str, ...]) -> int | None:
-    """The class that a column of probabilities is meant for: the one in its title, else the positive one of two."""
+    """The class that a column of probabilities is meant for: the one in its title, else the positive one of two.
+
+    Yes, 1 and the like are positive; so is whatever stands against no, background and the like, or against its own
+    negation, unless the title names something else. None where it is not clear.
+    """
     if (named := _named_class(title, classes)) is not None:
         return named
     if len(classes) != 2:
         return None
     plain = [compact(name) for name in classes]
     for positive, negative in ((0, 1), (1, 0)):
-        if plain[negative] in {word + plain[positive] for word in NEGATIONS}:
-            return positive
-    for positive, negative in ((0, 1), (1, 0)):
-        if plain[negative] in NEGATIVE and plain[positive] not in NEGATIVE:
-            return positive
         if plain[positive] in POSITIVE and plain[negative] not in POSITIVE:
+            return positive
+        against = NEGATIVE | {word + plain[positive] for word in NEGATIONS}
+        if not _own_words(title) and plain[negative] in against and plain[positive] not in NEGATIVE:
             return positive
     return None
 

@@ -334,7 +334,7 @@ def test_a_sample_submission_that_does_not_fit(
     names = list(read(trained / "submission.csv")["fname"])
     for ids, says in (
         ([*names, "other.wav"], "1 ids without a clip (such as other.wav)"),
-        (names[1:], "1 clips without an id"),
+        ([*names, f"x/{names[0]}"], f"1 ids that mean another id's clip (such as {names[0]} and x/{names[0]})"),
         ([*names, names[0]], "1 ids more than once"),
     ):
         pd.DataFrame({"fname": ids, "label": ""}).to_csv(path, index=False)
