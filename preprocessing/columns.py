@@ -35,6 +35,10 @@ LOOKS_LIKE = {
 }
 
 
+class ColumnsError(UserError):
+    """A table that names files, but does not say clearly which column is what."""
+
+
 class Columns(NamedTuple):
     """A table whose columns are understood."""
 
@@ -102,8 +106,10 @@ def choose_columns(
     if "path" not in named and not found(at["path"], is_file) and not found(at["path"], means_file):
         others = [column for column in range(len(header)) if column != at["path"]]
         if (right := best(others)) is not None:
-            raise UserError(f"{manifest}: its column {header[at['path']]!r} names no file, but {header[right]!r} does: "
-                            f"say --columns {_argument('path', header[right])}")  # fmt: skip
+            raise ColumnsError(
+                f"{manifest}: its column {header[at['path']]!r} names no file, but {header[right]!r} does: say "
+                f"--columns {_argument('path', header[right])}"
+            )
     at = {role: at[role] for role in COLUMN_NAMES if role in at}  # in their order
     columns = ", ".join(f"{role}={header[column]}" for role, column in at.items())
     notes.insert(0, f"columns of the manifest: {columns}")
@@ -157,11 +163,12 @@ def _without_header(
         return {"path": path}
     if path is not None and len(others) == 1:
         return {"path": path, "label": others[0]}
+    kind = UserError if path is None else ColumnsError
     path = 0 if path is None else path
     guess = _likely_label(rows, others)
     label = "N" if guess is None else header[guess]
     shown = ", ".join(f"{name}: {cell}" for name, cell in zip(header, first, strict=True))
-    raise UserError(f"{manifest}: has no header (its first line: {shown}); say which column is what by their numbers: "
+    raise kind(f"{manifest}: has no header (its first line: {shown}); say which column is what by their numbers: "
                     f"--columns path={header[path]} label={label}")  # fmt: skip
 
 
@@ -180,7 +187,8 @@ def _insist(
         free = [column for column in range(len(header)) if column not in at.values()]
         guess = best(free) if role == "path" else _likely_label(rows, free)
         likely = "" if guess is None else f", likely --columns {_argument(role, header[guess])}"
-        raise UserError(
+        names_files = "path" in at or guess is not None
+        raise (ColumnsError if names_files else UserError)(
             f"{manifest}: which column is the {role}? It has {', '.join(header)}; say --columns {role}=NAME{likely}"
         )
 

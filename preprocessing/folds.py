@@ -182,7 +182,7 @@ def _check_disjoint(train: DataFrame) -> None:
 
 
 def _given_folds(clips: DataFrame) -> tuple[dict[str, int], int, list[str]]:
-    """The folds that a manifest gives to `clips`, as fname to index, how many there are, and what to say of them.
+    """The folds that a manifest or folders give to `clips`, as fname to index, how many there are, and what to say of them.
 
     Their values are any text; in order, they are the folds 0, 1, ...
     """
@@ -199,7 +199,7 @@ def _given_folds(clips: DataFrame) -> tuple[dict[str, int], int, list[str]]:
     if len(values) == 1:
         raise UserError(f"the manifest has all its clips in fold {values[0]}: at least 2 folds are needed")
     usual = values == [str(index) for index in range(len(values))]
-    notes = [] if usual else [f"folds {', '.join(values[:12])} of the manifest are 0 to {len(values) - 1} here"]
+    notes = [] if usual else [f"folds {', '.join(values[:12])}, as given, are 0 to {len(values) - 1} here"]
     index = {value: number for number, value in enumerate(values)}
     given = {name: index[value] for name, value in zip(clips["fname"], clips["fold"], strict=True) if value}
     return given, len(values), notes

@@ -11,15 +11,11 @@ from typing import NamedTuple
 from arg import PreprocessConfig
 from preprocessing.columns import Columns, choose_columns
 from preprocessing.files import File, finder, group_finder
+from preprocessing.layouts import SPLIT_WORDS, split_of
 from preprocessing.locating import Located, Locator
 from preprocessing.matching import folded
 from preprocessing.tables import Table, read_table
 
-SPLIT_NAMES = {
-    **dict.fromkeys(["", "train", "training", "val", "valid", "validation", "dev"], "train"),
-    **dict.fromkeys(["test", "testing", "eval", "evaluation"], "test"),
-    "noise": "noise",
-}
 EXAMPLES = 3  # rows without a file for which the nearest is looked up
 # What it took to find a file, as `Match.how` has it, in words.
 FOUND = {
@@ -96,12 +92,12 @@ def _locate(entries: list[_Entry], locator: Locator) -> list[_Entry]:
     if all(entry.fault or entry.found.path for entry in entries):
         return entries
     exact = {entry.found.fname: entry.line for entry in entries if entry.found.path}
-    hints_of, against = _hints(entries, locator.folders)
+    hints_of = _hints(entries, locator.folders)
     examples, done = EXAMPLES, []
     for entry in entries:
         if not entry.fault and not entry.found.path:
             text = entry.value["path"]
-            found = locator.match(text, entry.found, hints_of(entry), against)
+            found = locator.match(text, entry.found, *hints_of(entry))
             if found.path and found.fname in exact and {*found.how.split(", ")} - {"unicode"}:
                 found = entry.found._replace(
                     reason=f"no such file: the nearest, {found.fname}, is that of line {exact[found.fname]}"
@@ -114,45 +110,55 @@ def _locate(entries: list[_Entry], locator: Locator) -> list[_Entry]:
     return done
 
 
-def _hints(entries: Sequence[_Entry], folders: Set[str]) -> tuple[Callable[[_Entry], frozenset[str]], frozenset[str]]:
-    """What the folders of a row's file may be called by its cells, and all such names that tell rows apart.
+def _hints(entries: Sequence[_Entry], folders: Set[str]) -> Callable[[_Entry], tuple[frozenset[str], frozenset[str]]]:
+    """What the folders of a row's file may be called by its cells, and what they may not: like others' in `folders`.
 
     A file in a folder that is called like another row's fold, split or label is not this row's. One folder that is
     called like a label, such as the data set's, tells nothing.
     """
+    labels = {name for entry in entries if (name := folded(entry.value.get("label", ""))) in folders}
+    labels = {name for name in labels if not name.isdecimal() and name not in SPLIT_WORDS}
+    folds = {entry.value.get("fold", "") for entry in entries}
+    numbered = frozenset().union(*(map(_fold_names, folds))) & {name for name in folders if name.startswith("fold")}
+    split = any(entry.value.get("split") for entry in entries)
 
     @functools.cache
-    def names(role: str, value: str) -> frozenset[str]:
-        if not value:
-            return frozenset()
-        if role == "split":
-            return frozenset(name for name, split in SPLIT_NAMES.items() if name and split == SPLIT_NAMES.get(value))
-        if role == "fold":
-            number = value.removesuffix(".0").lower().removeprefix("fold")
-            return frozenset(
-                f"{word}{space}{digits}"
-                for word in ("fold", "f", "")
-                for space in ("", "_", "-", " ")
-                for digits in {number, number.zfill(2), value.lower()}
-            )
-        return frozenset({folded(value)})
+    def telling(fold: str, split_cell: str, label: str) -> tuple[frozenset[str], frozenset[str]]:
+        own = {"fold": _fold_names(fold), "label": {folded(label)} - {""}}
+        own["split"] = {word for word, kind in SPLIT_WORDS.items() if split_cell and kind == _split(split_cell)}
+        wrong = set(numbered - own["fold"])
+        if len(labels) > 1:
+            wrong |= labels - own["label"]
+        if split:
+            is_test = _split(split_cell) == "test"
+            wrong |= {word for word, kind in SPLIT_WORDS.items() if (kind == "test") != is_test} - labels
+        return frozenset().union(*own.values()), frozenset(wrong)
 
-    roles = ("fold", "split", "label", "group")
-    every: dict[str, set[str]] = {role: set() for role in roles}
-    for entry in entries:
-        for role in roles:
-            every[role].add(entry.value.get(role, "").lower() if role == "split" else entry.value.get(role, ""))
-    telling = {role: frozenset().union(*(names(role, value) for value in every[role])) for role in roles}
-    against = {name for name in telling["fold"] if name.startswith("fold")} | (telling["split"] - telling["label"])
-    labels = {name for name in telling["label"] & folders if not name.isdecimal() and name not in SPLIT_NAMES}
-    against = (against & folders) | (labels if len(labels) > 1 else set())
+    def hints_of(entry: _Entry) -> tuple[frozenset[str], frozenset[str]]:
+        value = entry.value
+        hints, wrong = telling(value.get("fold", ""), value.get("split", ""), value.get("label", ""))
+        return (hints | {folded(value["group"])} if value.get("group") else hints), wrong
 
-    def hints_of(entry: _Entry) -> frozenset[str]:
-        cells = {role: entry.value.get(role, "") for role in roles}
-        cells["split"] = cells["split"].lower()
-        return frozenset().union(*(names(role, value) for role, value in cells.items()))
+    return hints_of
 
-    return hints_of, frozenset(against)
+
+@functools.cache
+def _fold_names(cell: str) -> frozenset[str]:
+    """What the folder of a fold may be called: 3, fold3, fold_03, ..."""
+    number = cell.removesuffix(".0").lower().removeprefix("fold").strip("_- ")
+    return frozenset(
+        f"{word}{space}{digits}"
+        for word in ("fold", "f", "")
+        for space in ("", "_", "-", " ")
+        for digits in {number, number.zfill(2)}
+        if number
+    )
+
+
+@functools.cache
+def _split(cell: str) -> str | None:
+    """The split that a cell names: train, validation, test or noise; None where it is none of them."""
+    return {"": "train", "noise": "noise"}.get(cell.lower()) or split_of(cell)
 
 
 def _how(entries: Sequence[_Entry]) -> list[str]:
@@ -183,10 +189,11 @@ def _files(
         if fault:
             rejected(value["path"], fault)
             continue
-        split = SPLIT_NAMES.get(value.get("split", "").lower())
-        if split is None:
+        named = _split(value.get("split", ""))
+        if named is None:
             rejected(found.fname, f"split {value['split']!r} is none of train, validation, test, noise")
             continue
+        split = "train" if named == "validation" else named
         fname = found.fname
         label = "" if split == "noise" else label_by_name(fname) if label_by_name else value["label"]
         if not found.path:
@@ -208,7 +215,7 @@ def _files(
             continue
         group = value["group"] if group_column else group_by_name(fname)
         files.append(File(split, fname, found.size, found.mtime_ns, label, found.path, group, value.get("fold", "")))
-        validation += split == "train" and value.get("split", "").lower() not in ("", "train", "training")
+        validation += named == "validation"
     notes = []
     if validation:
         notes.append(f"{validation:,} validation clips of the manifest stay in training, where folds take their turn")

@@ -56,7 +56,7 @@ class Matcher:
     def find(self, text: str, hints: Collection[str] = (), against: Set[str] = frozenset()) -> Match:
         """The name that `text` means. Of several, the one with most folders called like one of `hints`, such as fold3.
 
-        None in a folder that is called like one of `against`, unless the text or the hints name it. Both are `folded`.
+        None in a folder that is called like one of `against`, unless the text names that. Both are `folded`.
         """
         if text in self._exact:
             return Match(text)
@@ -70,7 +70,7 @@ class Matcher:
         for row in self._candidates(parts[-1]):
             name = self.names[row].split("/")
             rank = self._rank(parts, name)
-            if rank is not None and not (against and against & _folders(name) - set(hints) - _folders(parts)):
+            if rank is not None and not (against and against & _folders(name) - _folders(parts)):
                 ranked[rank].append(self.names[row])
         if not ranked:
             return Match(None)

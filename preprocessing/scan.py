@@ -18,15 +18,16 @@ from preprocessing.files import (
     finder,
     folder_label,
     group_finder,
-    inside,
     prefix_of,
     printable,
     some,
     subfolders,
 )
 from preprocessing.labels import check_names, map_labels, read_map
+from preprocessing.layouts import LayoutError, check_classes, find_layout, fold_of, folds_in, split_of
 from preprocessing.manifest import read_manifest
 from preprocessing.matching import Matcher
+from preprocessing.proposals import propose
 from preprocessing.sample import Sample
 from preprocessing.testset import find_test_set
 from system.errors import UserError
@@ -56,7 +57,10 @@ def scan(config: PreprocessConfig) -> DataSet:
         where, test_root = config.manifest, None
         root, files, notes = read_manifest(config.manifest, root, config)
     else:
-        where, test_root, files, notes = _read_folders(root, config)
+        try:
+            where, test_root, files, notes = _read_folders(root, config)
+        except LayoutError as error:
+            raise UserError(f"{error}{propose(root, config, _count_classes)}") from None
     if config.map:
         files, more = map_labels(files, read_map(config.map))
         notes += more
@@ -64,11 +68,14 @@ def scan(config: PreprocessConfig) -> DataSet:
     if not classes:
         faults = [f"{file.fname}: {file.reason}" for file in files if file.reason][:3]
         why = f" ({' | '.join(faults)})" if faults else ""
-        raise UserError(f"{where}: no clips found in class folders{why}; {LAYOUTS}"
-                        if not config.manifest else f"{where}: names no clip to train on{why}")  # fmt: skip
+        if config.manifest:
+            raise UserError(f"{where}: names no clip to train on{why}")
+        ways_out = propose(root, config, _count_classes) or f"; {LAYOUTS}"
+        raise UserError(f"{where}: no clips found in class folders{why}{ways_out}")
     if len(classes) == 1:
         after = " after --map" if config.map else ""
-        raise UserError(f"{where}: the only class{after} is {classes.pop()!r}, and at least 2 are needed; {LAYOUTS}")
+        ways_out = ("" if config.manifest else propose(root, config, _count_classes)) or f"; {LAYOUTS}"
+        raise UserError(f"{where}: the only class{after} is {classes.pop()!r}, and at least 2 are needed{ways_out}")
     notes += check_names(files, config.map)
     if unknown := sorted({file.label for file in files if file.split == "test"} - classes - {""}):
         notes.append(f"test clips taken as unlabelled, as no class is called so: {some(unknown, 'label')}")
@@ -88,35 +95,75 @@ def scan(config: PreprocessConfig) -> DataSet:
 
 def _read_folders(root: Path, config: PreprocessConfig) -> tuple[Path, Path | None, list[File], list[str]]:
     """The folder of the training clips, that of the test clips, all files, and notes, from the layout under `root`."""
-    train, test, notes = root, None, list[str]()
-    if (root / "train").is_dir() and ((root / "test").is_dir() or subfolders(root / "train")):
-        train = inside(root / "train")
-        test = inside(root / "test") if (root / "test").is_dir() else None
+    tops, test, notes = find_layout(root)
+    train = tops[0]
+    if root not in tops:
+        used = {top.relative_to(root).parts[0] for top in (*tops, *([test] if test else []))}
         noise = config.noise and config.noise.resolve()
-        beside = [name for name in subfolders(root) if name not in ("train", "test")]
+        beside = [name for name in subfolders(root) if name not in used]
         if unused := [name for name in beside if (root / name).resolve() != noise]:
-            notes.append(f"not used, as there is a train/ beside: {some(unused, 'folder')}")
-    elif (root / "test").is_dir():
-        notes.append("test/ counts as a class: clips to label are looked for there only where there is a train/")
+            notes.append(
+                f"not used, as there is a {train.relative_to(root).parts[0]}/ beside: {some(unused, 'folder')}"
+            )
 
     others = Counter[str]()
-    label_of, group_of = finder(config.label_pattern, "label") or folder_label, group_finder(config)
-    files = list(find(train, root, "train", others, label_of, group_of))
-    missing = "no label: --label-pattern does not match its name" if config.label_pattern else "lies in no class folder"
-    files = [file if file.label else file._replace(reason=missing) for file in files]
-    named = {file.label for file in files}
-    if not config.label_pattern and (empty := [name for name in subfolders(train) if name not in named]):
-        notes.append(f"no class, as there is no clip inside: {some(empty, 'folder')}")
+    files = list[File]()
+    for top in tops:
+        found, more = _read_classes(top, root, config, others)
+        files += found
+        notes += more
     files, more = _apply_lists(files, root, train, test)
     notes += more
     if test:
-        files += find(test, test, "test", others, label_of, group_of)
-    for folder in (root, root / "train", root / "train" / "audio"):
-        if (folder / NOISE_FOLDER).is_dir():
+        label_of = finder(config.label_pattern, "label") or folder_label
+        files += find(test, test, "test", others, label_of, group_finder(config))
+    places = dict.fromkeys([root, root / "train", root / "train" / "audio", *(top.parent for top in tops), *tops])
+    for folder in places:
+        if folder.is_relative_to(root) and (folder / NOISE_FOLDER).is_dir():
             files += [f._replace(label="") for f in find(folder / NOISE_FOLDER, root, "noise", others)]
     if others:
         notes.append(f"not audio by their names and ignored: {_kinds(others)}")
     return train, test, files, notes
+
+
+def _read_classes(
+    top: Path, root: Path, config: PreprocessConfig, others: Counter[str]
+) -> tuple[list[File], list[str]]:
+    """The clips to train on below `top`, where there is a folder a class or, around these, a folder a fold; notes.
+
+    Files of other kinds are counted in `others`. LayoutError where all folders are called like splits or folds, but
+    are not such ones.
+    """
+    folds, notes = folds_in(top), list[str]()
+    prefix = prefix_of(top, root)
+    label_of = finder(config.label_pattern, "label") or (
+        (lambda name: folder_label(name.partition("/")[2])) if folds else folder_label
+    )
+    files = list(find(top, root, "train", others, label_of, group_finder(config)))
+    if folds:
+        places = [file.fname.removeprefix(prefix).partition("/")[0] for file in files]
+        files = [file._replace(fold=folds[at]) for file, at in zip(files, places, strict=True) if at in folds]
+        if files and not any(file.label for file in files):
+            raise LayoutError(f"{top}: {some(list(folds), 'fold')} without class folders inside; name the labels with "
+                            "--manifest CSV or --label-pattern REGEX")  # fmt: skip
+        notes.append(f"the folds are those of the folders {', '.join(folds)}, whatever -k says")
+        if unused := [name for name in subfolders(top) if name not in folds and not split_of(name)]:
+            notes.append(f"not used, as there are folds beside: {some(unused, 'folder')}")
+    elif not config.label_pattern:
+        labels = {file.label for file in files} - {""}
+        check_classes(sorted(labels), top)
+        if empty := [name for name in subfolders(top) if name not in labels]:
+            notes.append(f"no class, as there is no clip inside: {some(empty, 'folder')}")
+        inner = {parts[1] for file in files if len(parts := file.fname.removeprefix(prefix).split("/")) > 2}
+        if len(splits := sorted(name for name in inner if split_of(name) or fold_of(name))) > 1:
+            notes.append(f"in the class folders there are {some(splits, 'folder')}, which are not used as splits or "
+                         "folds: name those in the columns split or fold of a --manifest")  # fmt: skip
+    missing = "no label: --label-pattern does not match its name" if config.label_pattern else "lies in no class folder"
+    return [file if file.label else file._replace(reason=missing) for file in files], notes
+
+
+def _count_classes(root: Path, config: PreprocessConfig) -> int:
+    return len({file.label for file in _read_folders(root, config)[2] if file.split == "train" and not file.reason})
 
 
 def _kinds(others: Counter[str]) -> str:

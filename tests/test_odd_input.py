@@ -385,7 +385,7 @@ def test_folds_of_a_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[str],
     preprocessing.pipeline.preprocess(PreprocessConfig(tmp_path, tmp_path / "work", manifest=manifest))
     assert preprocessing.store.load_clips(tmp_path / "work")["fold"].tolist() == folds
     assert preprocessing.store.load_store(tmp_path / "work")["folds"] == len(set(folds))
-    assert ("of the manifest are 0 to" in capsys.readouterr().out) == (given[0] != "0")
+    assert (", as given, are 0 to" in capsys.readouterr().out) == (given[0] != "0")
 
 
 def test_a_full_disk_is_one_line(

@@ -1,0 +1,61 @@
+"""What to type where folders alone do not tell the classes: tables and folders that are there, tried out."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from arg import PreprocessConfig
+from preprocessing.columns import ColumnsError
+from preprocessing.files import subfolders
+from preprocessing.manifest import read_manifest
+from system.errors import UserError
+from system.options import command_line
+
+TABLES = frozenset({".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet"})
+TRIED = 30  # tables at most, ...
+LARGEST_BYTES = 100 << 20  # ... none larger, and as many folders
+
+
+def propose(root: Path, config: PreprocessConfig, count_classes: Callable[[Path, PreprocessConfig], int]) -> str:
+    """The end of an error: the command with a manifest, or with a folder below `root`, that finds classes; else ''.
+
+    `count_classes` tells how many classes the folders in a folder give; it may raise UserError.
+    """
+    ends = []
+    found: dict[Path, int] = {}
+    for table in _tables(root):
+        try:
+            files = read_manifest(table, root, dataclasses.replace(config, manifest=table, columns=())).files
+        except ColumnsError as error:
+            ends.append(f"; {error}")
+            continue
+        except UserError:
+            continue
+        usable = [file for file in files if file.split == "train" and not file.reason]
+        if len({file.label for file in usable}) > 1:
+            found[table] = len(usable)
+    if found:
+        best = max(found, key=lambda table: found[table])
+        return f"; {best.relative_to(root)} names {found[best]:,} clips and their labels: " + command_line(
+            config, manifest=best, label_pattern=None
+        )
+    inner = []
+    for name in subfolders(root)[:TRIED]:
+        with contextlib.suppress(UserError):
+            inner += [root / name] if count_classes(root / name, config) > 1 else []
+    if len(inner) == 1:
+        return f"; the folder below has classes: {command_line(config, input_path=inner[0])}"
+    return "".join(ends[:1])
+
+
+def _tables(root: Path) -> Iterator[Path]:
+    """The tables in `root` and in the folders in it, by name."""
+    folders = [root, *(root / name for name in subfolders(root))]
+    paths = (path for folder in folders[: TRIED + 1] for path in sorted(folder.iterdir()))
+    tables = (path for path in paths if path.suffix.lower() in TABLES and path.is_file())
+    for _, path in zip(range(TRIED), tables, strict=False):
+        if path.stat().st_size <= LARGEST_BYTES:
+            yield path
