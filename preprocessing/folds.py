@@ -182,7 +182,7 @@ def _check_disjoint(train: DataFrame) -> None:
 
 
 def _given_folds(clips: DataFrame) -> tuple[dict[str, int], int, list[str]]:
-    """The folds that a manifest or folders give to `clips`, as fname to index, how many there are, and what to say of them.
+    """The folds that a manifest or folders give `clips`, as fname to index, how many there are, and what to say of it.
 
     Their values are any text; in order, they are the folds 0, 1, ...
     """
