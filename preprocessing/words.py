@@ -1,0 +1,138 @@
+"""The words of files' names: which tell speakers or recordings, wherever they stand (--group names)."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+from preprocessing.files import recording_of
+
+MOST = 0.95  # of the names: all but strays
+FIELD = re.compile(r"[^\W_]+")
+NUMBERED = re.compile(r"(\D*)(\d+)")
+
+
+def listed(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# Words before a number, by what the number then is.
+SPEAKERS = listed(
+    "speaker spk spkr sp subject subj participant person user actor talker singer voice client recording rec session "
+    "sess source src id bird animal patient device station site"
+)
+COUNTERS = listed(
+    "take rep repetition trial try utt utterance clip sample smp part seg segment chunk slice no nr num number idx "
+    "index version ver v copy track t n r x audio file wav sound aug fold split set train test val"
+)
+# What two kinds of clips may be called that are no two speakers.
+CONDITIONS = listed(
+    "clean noisy noise quiet loud male female man woman m f normal slow fast left right l r mono stereo near far orig "
+    "original aug augmented high low hi lo lo md xx in out real fake day night"
+)
+# What is said in many data sets: labels rather than names of people.
+WORDS = listed(
+    "zero one two three four five six seven eight nine ten yes no up down left right on off stop go backward forward "
+    "follow learn visual bed bird cat dog happy house marvin sheila tree wow angry anger sad sadness neutral fear "
+    "fearful disgust surprise surprised calm happiness boredom bored open close start play pause rain wind siren "
+    "silence unknown noise speech music"
+)
+
+
+class WordGroups:
+    """The groups that the words of names tell, whatever their place and case (--group names).
+
+    Of a name's words (folded, split at what is no letter and no digit) those count that are no number and no name of a
+    class, that not nearly all names have, and that another name has, too.
+    """
+
+    def __init__(self, names: Sequence[str], labels: Sequence[str]) -> None:
+        words = [_words(name) for name in names]
+        self._dropped = {piece for label in set(labels) for piece in _pieces(label)} | COUNTERS
+        labels = [_fold(label) for label in labels]
+        self._glued = self._are_glued(words, labels)
+        self._dropped |= self._common(words, labels)
+        self._numbered = self._with_counters(words)
+        kept = [self._kept(own, label) for own, label in zip(words, labels, strict=True)]
+        count = Counter(word for own in kept for word in own)
+        self._known = {word for word, names_with in count.items() if names_with > 1}
+        partners = defaultdict[str, set[str]](set)  # words that stand beside it in some name
+        for own in {tuple(own) for own in kept}:
+            for word in own:
+                partners[word] |= set(own) & self._known
+        self._partners = {word: len(others) for word, others in partners.items()}
+        self.several = sum(len(set(own) & self._known) > 1 for own in kept) / max(len(kept), 1)  # share of the names
+
+    def group(self, name: str, label: str = "") -> str:
+        """The group of a name, '' where it tells none: of several words those that stand with the fewest others."""
+        known = sorted(set(self._kept(_words(name), _fold(label))) & self._known)
+        least = min((self._partners[word] for word in known), default=0)
+        return " ".join(word for word in known if self._partners[word] == least)
+
+    @staticmethod
+    def _are_glued(words: Sequence[Sequence[str]], labels: Sequence[str]) -> bool:
+        """Whether most names that lack their label as a word have it at an end of one."""
+        without = [(own, label) for own, label in zip(words, labels, strict=True) if label and label not in own]
+        glued = sum(any(_cut(word, label) != word for word in own) for own, label in without)
+        return 2 * glued > len(without)
+
+    @staticmethod
+    def _common(words: Sequence[Sequence[str]], labels: Sequence[str]) -> set[str]:
+        """The words that nearly all names have, or all of one label and no others: another word for it."""
+        count = Counter(word for own in words for word in set(own))
+        size, pairs = Counter(labels), Counter((word, label) for own, label in zip(words, labels, strict=True)
+                                               for word in set(own))  # fmt: skip
+        aliases = {word for (word, label), clips in pairs.items()
+                   if len(size) > 1 and clips >= MOST * count[word] and clips >= 0.8 * size[label]}  # fmt: skip
+        return {word for word, clips in count.items() if clips >= 0.98 * len(words)} | aliases
+
+    def _with_counters(self, words: Sequence[Sequence[str]]) -> set[str]:
+        """The words that come with many numbers each, so that these count clips: anna03, bob12."""
+        numbers = defaultdict[str, set[str]](set)
+        for word in {word for own in words for word in own}:
+            if (found := NUMBERED.fullmatch(word)) and len(found[1]) > 2 and found[1] not in SPEAKERS:
+                numbers[found[1]].add(found[2])
+        many = {word for word, found in numbers.items() if len(found) > 2}
+        return many if len(many) > 1 else set()
+
+    def _kept(self, words: Sequence[str], label: str) -> list[str]:
+        kept = []
+        glued = self._glued and label not in words
+        for word in words:
+            bare = word.strip("0123456789")
+            if not bare or word in self._dropped or bare in self._dropped:
+                continue
+            if bare in self._numbered:
+                word = bare
+            word = _cut(word, label) if glued and label else word
+            if word.strip("0123456789") and word not in kept:
+                kept.append(word)
+        return kept
+
+
+def _fold(text: str) -> str:
+    return unicodedata.normalize("NFC", text).casefold()
+
+
+def _words(name: str) -> list[str]:
+    """The words of a name and its folders, a number joined to a word such as speaker before it."""
+    words: list[str] = []
+    for word in FIELD.findall(_fold(recording_of(name).rpartition(".")[0])):
+        if words and words[-1] in SPEAKERS and word.isdecimal():
+            words[-1] += word
+        else:
+            words.append(word)
+    return words
+
+
+def _pieces(label: str) -> set[str]:
+    pieces = FIELD.findall(_fold(label))
+    return {*pieces, "".join(pieces)}
+
+
+def _cut(word: str, label: str) -> str:
+    """`word` without `label` at one of its ends, where letters are left."""
+    rest = word.removeprefix(label) if word.startswith(label) else word.removesuffix(label)
+    return rest if rest.strip("0123456789") else word
