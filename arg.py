@@ -65,8 +65,9 @@ class PreprocessConfig(Command):
         check=(lambda n: n >= 2, "at least 2 are needed to hold anything out"))
     seed: int = option(0, "--seed", metavar="N", help="of the split into folds (default: 0)")
     group: str = option(
-        "auto", "--group", choices=("auto", "none"),
-        help="auto: keep a speaker's clips in one fold (named <speaker>_nohash_<n>, or a manifest's column)")
+        "auto", "--group", choices=("auto", "names", "none"),
+        help="auto: keep a speaker's clips in one fold (named <speaker>_nohash_<n>, or a manifest's column); names: by "
+        "words in the names, wherever they stand")
     group_pattern: str | None = option(
         None, "--group-pattern", metavar="REGEX",
         help="finds what stays in one fold in the names: '(?P<group>[^/_]+)_'")
@@ -115,7 +116,7 @@ class PreprocessConfig(Command):
             except re.error as error:
                 raise UserError(f"--{role}-pattern {pattern}: {error}") from None
             require(named, f"--{role}-pattern {pattern}: mark the {role} in it as (?P<{role}>...)")
-        require(not (self.group_pattern and self.group == "none"), "--group-pattern and --group none: give one")
+        require(not self.group_pattern or self.group == "auto", f"--group-pattern and --group {self.group}: give one")
         require(not (self.columns and not self.manifest), "--columns: give the --manifest that has them")
         require(not (self.manifest and self.download), "--manifest and --download: give one")
         unknown = [role for role, _ in self.columns if role not in MANIFEST_ROLES]

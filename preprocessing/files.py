@@ -78,16 +78,16 @@ def some(names: Sequence[str], one: str, several: str = "") -> str:
 
 
 def finder(pattern: str | None, name: str) -> Callable[[str], str] | None:
-    """What the named group of `pattern` finds in a text ('' where nothing); None without a pattern."""
+    """What the named group of `pattern` finds in a clip's name ('' where nothing); None without a pattern."""
     if pattern is None:
         return None
     search = re.compile(pattern).search
-    return lambda text: (found[name] or "") if (found := search(text)) else ""
+    return lambda text: (found[name] or "") if (found := search(recording_of(text))) else ""
 
 
 def group_finder(config: PreprocessConfig) -> Callable[[str], str]:
-    """The group that a clip's name tells, '' where it tells none."""
-    if config.group == "none":
+    """The group that a clip's name tells, '' where it tells none; with --group names the other names tell it, too."""
+    if config.group in ("none", "names"):
         return lambda name: ""
     by_pattern = finder(config.group_pattern, "group")
     return by_pattern or (lambda name: found[1] if (found := SPEAKER.match(name.rpartition("/")[2])) else "")

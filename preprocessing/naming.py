@@ -94,6 +94,13 @@ class Column:
         return all(value.replace(" ", "").isalpha() for value in self.count)
 
     @cached_property
+    def is_said(self) -> bool:
+        """Whether it holds words that labels are, or the ten digits."""
+        if self.prefix == "" and all(len(value) == 1 for value in self.count):
+            return self.numbers == list(range(10))
+        return 2 * sum(value.casefold() in WORDS for value in self.count) >= len(self.count)
+
+    @cached_property
     def recurs(self) -> bool:
         """Whether most of its values, and of the clips, have company."""
         several = [clips for clips in self.count.values() if clips > 1]
@@ -123,6 +130,12 @@ class Column:
         """Whether values differ only in capitals: no pattern joins them."""
         return len({value.casefold() for value in self.count}) < len(self.count)
 
+    @cached_property
+    def holds_label(self) -> bool:
+        """Whether the label stands in most of its values, beside something else: speakeroneFIVE."""
+        folded = [(value.casefold(), label.casefold()) for value, label in self.pairs]
+        return 2 * sum(label in value != label for value, label in folded) > len(folded)
+
     def splits(self, other: Column) -> bool:
         """Whether each value is of one value of `other` alone: a chapter of a speaker."""
         return len(set(zip(self.values, other.values, strict=True))) <= 1.02 * len(self.count)
@@ -137,7 +150,7 @@ class Column:
         return self.pattern.replace("{}", group)
 
     def shown(self, what: str, example: str) -> str:
-        most = [value for value, _ in self.count.most_common(3)]
+        most = sorted(self.count, key=lambda value: (-self.count[value], value))[:3]
         more = ", ..." if len(self.count) > 3 else ""
         middle = sorted(self.count.values())[len(self.count) // 2]
         return printable(
@@ -151,7 +164,8 @@ def propose(names: Sequence[str], labels: Sequence[str]) -> Reading | None:
 
     None where no reading stands out.
     """
-    names = [recording_of(name) for name in names]
+    pairs = sorted((recording_of(name), label) for name, label in zip(names, labels, strict=True))
+    names, labels = [name for name, _ in pairs], [label for _, label in pairs]
     if len(names) < 4 or sum(bool(UUID.fullmatch(_stem(name))) for name in names) > MOST * len(names) / 2:
         return None
     labelled = any(labels)
@@ -208,10 +222,8 @@ def _by_place(names: Sequence[str], labels: Sequence[str], labelled: bool) -> Re
     else:
         label, folders = None, next((column for column in columns if column.folder and column.tells_label), None)
         group = _group_column(columns)
-        if folders is not None and _are_speakers(folders):
-            said = [column for column in columns if not column.folder and _is_said(column, folders)]
-            if len(said) == 1:
-                label, group = said[0], folders
+        if folders is not None and (said := _said_by(folders, columns)):
+            label, group = said, folders
     if group is None and label is None:
         return None
     options, says = {}, []
@@ -246,8 +258,8 @@ def _columns(names: Sequence[str], labels: Sequence[str]) -> tuple[list[Column],
     ]
     columns: list[Column] = []
     for at in range(len(separators) - 1):
-        before = re.escape(separators[at]) if at else "(?:^|/)" + re.escape(separators[0])
-        after = r"[^\W_]+".join(map(re.escape, separators[at + 1 :])) + ENDING
+        before = _escaped(separators[at]) if at else "(?:^|/)" + _escaped(separators[0])
+        after = r"[^\W_]+".join(map(_escaped, separators[at + 1 :])) + ENDING
         name, values = f"part {at + 1} of {len(separators) - 1} of the names", [part[at] for part in parts]
         column = Column(name, f"{before}(?P<{{}}>[^\\W_]+){after}", values, own)
         if columns and len(columns[-1].count) == 1:
@@ -256,6 +268,11 @@ def _columns(names: Sequence[str], labels: Sequence[str]) -> tuple[list[Column],
         columns += _word_and_number(column, before, after)
     _mark_dates(columns)
     return [column for column in (*levels, *columns) if len(column.count) > 1], rows
+
+
+def _escaped(text: str) -> str:
+    """`text` for a pattern, with no more backslashes than it takes."""
+    return re.sub(r"([.^$*+?{}\[\]\\|()])", r"\\\1", text)
 
 
 def _word_and_number(column: Column, before: str, after: str) -> list[Column]:
@@ -307,7 +324,7 @@ def _group_column(columns: Sequence[Column]) -> Column | None:
         finer = len(column.count) >= (2 if column.folder else 3) * len(column.labels)
         if not _able(column) or column.tells_label or column.in_capitals_too or not (column.across or finer):
             continue
-        if {value.casefold() for value in column.count} <= CONDITIONS:
+        if column.is_said or column.holds_label or {value.casefold() for value in column.count} <= CONDITIONS:
             continue
         if column.named:
             ranked[0].append(column)
@@ -338,36 +355,43 @@ def _label_column(columns: Sequence[Column]) -> Column | None:
     words = [column for column in columns if not column.folder and _able(column) and column.is_words]
     words = [column for column in words if not {value.casefold() for value in column.count} <= CONDITIONS]
     for column in words:
-        if 2 * sum(value.casefold() in WORDS for value in column.count) >= len(column.count):
+        if column.is_said:
             return column
     for column in columns:
         digits = column.counts_up and not column.folder and all(len(value) == 1 for value in column.count)
-        if digits and _able(column) and column.numbers[0] == 0 and (words or column.numbers == list(range(10))):
+        takes = any(other.counts_up and other is not column for other in columns)
+        if digits and takes and _able(column) and column.numbers[0] == 0 and (words or column.is_said):
             return column
     return words[0] if words else None
 
 
-def _are_speakers(folders: Column) -> bool:
-    """Whether folders are called as speakers are, not as what is said."""
-    if folders.named:
-        return True
-    code = re.compile(r"[^\W\d_]{1,6}[-_]?\d+").fullmatch
-    return len(folders.count) > 2 and all(map(code, folders.count))
-
-
-def _is_said(column: Column, folders: Column) -> bool:
-    """Whether most speakers say most of the values of a column."""
-    return _able(column) and column.prefix is None and len(column.pairs) >= 0.5 * len(column.count) * len(folders.count)
+def _said_by(folders: Column, columns: Sequence[Column]) -> Column | None:
+    """The part that tells what speakers say, if the folders are these and not the labels; None where not plainly so."""
+    if folders.is_said or {folder.casefold() for folder in folders.count} <= CONDITIONS:
+        return None
+    said = [
+        column
+        for column in columns
+        if not column.folder and _able(column) and (column.prefix != "" or column.is_said)
+        if 2 * len(column.pairs) >= len(column.count) * len(folders.count)  # most speakers say most of it
+    ]
+    said = [column for column in said if column.is_said] or said
+    if len(said) != 1:
+        return None
+    codes = len(folders.count) > 2 and all(re.fullmatch(r"[^\W\d_]{0,6}[-_]?\d+", folder) for folder in folders.count)
+    if codes and folders.prefix is not None:  # s01, 01, but neither fault1 nor 1
+        codes = len(folders.prefix) < 3 and (folders.prefix != "" or any(map(re.compile("0.").match, folders.count)))
+    words = said[0].is_said and said[0].is_words
+    return said[0] if folders.named or codes or words else None
 
 
 def _by_words(names: Sequence[str], labels: Sequence[str]) -> Reading | None:
     """The reading of names whose words tell groups, in no fixed place and case."""
     found = WordGroups(names, labels)
-    groups = [found.group(name, label) for name, label in zip(names, labels, strict=True)]
-    rows = [row for row, group in enumerate(groups) if group]
+    rows = [row for row, group in enumerate(found.groups) if group]
     if len(rows) < 0.8 * len(names) or found.several > 0.2:
         return None
-    column = Column("the words of the names", "", [groups[row] for row in rows], [labels[row] for row in rows])
+    column = Column("the words of the names", "", [found.groups[row] for row in rows], [labels[row] for row in rows])
     wordy = not set(column.count) <= CONDITIONS and 3 * len(column.count) <= len(rows)
     if not (wordy and column.recurs and column.across) or column.tells_label:
         return None

@@ -1,15 +1,18 @@
-"""What to type where folders alone do not tell the classes: tables and folders that are there, tried out."""
+"""What to type where folders alone do not tell the classes: tables, folders and names that are there, tried out."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from arg import PreprocessConfig
+from preprocessing import naming
 from preprocessing.columns import ColumnsError
-from preprocessing.files import subfolders
+from preprocessing.files import find, subfolders
+from preprocessing.layouts import find_layout
 from preprocessing.manifest import read_manifest
 from system.errors import UserError
 from system.options import command_line
@@ -20,7 +23,7 @@ LARGEST_BYTES = 100 << 20  # ... none larger, and as many folders
 
 
 def propose(root: Path, config: PreprocessConfig, count_classes: Callable[[Path, PreprocessConfig], int]) -> str:
-    """The end of an error: the command with a manifest, or with a folder below `root`, that finds classes; else ''.
+    """The end of an error: the command with a manifest, a folder below `root` or the names that has classes; else ''.
 
     `count_classes` tells how many classes the folders in a folder give; it may raise UserError.
     """
@@ -48,6 +51,9 @@ def propose(root: Path, config: PreprocessConfig, count_classes: Callable[[Path,
             inner += [root / name] if count_classes(root / name, config) > 1 else []
     if len(inner) == 1:
         return f"; the folder below has classes: {command_line(config, input_path=inner[0])}"
+    names = [file.fname for top in find_layout(root).train for file in find(top, root, "", Counter())]
+    if told := naming.propose(names, [""] * len(names)):
+        return f"; the names tell {told.says}; if that is right: {command_line(config, **told.options)}"
     return "".join(ends[:1])
 
 

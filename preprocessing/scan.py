@@ -30,6 +30,7 @@ from preprocessing.matching import Matcher
 from preprocessing.proposals import propose
 from preprocessing.sample import Sample
 from preprocessing.testset import find_test_set
+from preprocessing.words import group_by_words
 from system.errors import UserError
 
 NOISE_FOLDER = "_background_noise_"
@@ -61,6 +62,8 @@ def scan(config: PreprocessConfig) -> DataSet:
             where, test_root, files, notes = _read_folders(root, config)
         except LayoutError as error:
             raise UserError(f"{error}{propose(root, config, _count_classes)}") from None
+    if config.group == "names":
+        files = group_by_words(files)
     if config.map:
         files, more = map_labels(files, read_map(config.map))
         notes += more

@@ -29,6 +29,8 @@ def summary_lines(
 
     from preprocessing.decisions import describe
     from preprocessing.files import some
+    from preprocessing.naming import propose
+    from system.options import command_line
     from system.paths import RECORD
 
     notes = list(notes)
@@ -60,8 +62,15 @@ def summary_lines(
         f"{rate:,} Hz, window {store['clip_samples'] / rate:g} s, {clock(clips['length'].sum() / rate)} of audio",
     ]
     if config.group == "auto" and not store["grouped"]:
-        notes.append("no groups found (names like <speaker>_nohash_<n>, a manifest's column, --group-pattern): if one "
-                     "speaker's clips lie in several folds, scores will be too good")  # fmt: skip
+        told = propose(train["fname"].tolist(), train["label"].tolist())
+        danger = "if one speaker's clips lie in several folds, scores will be too good"
+        if told:
+            notes.append(f"no groups found, but the names tell {told.says}: {danger}; if these are speakers, "
+                         f"recordings or the like: {command_line(config, **told.options)}")  # fmt: skip
+        else:
+            notes.append(
+                f"no groups found (names like <speaker>_nohash_<n>, a manifest's column, --group-pattern): {danger}"
+            )
     elif store["grouped"] and (alone := int((train["group"] == "").sum())):
         notes.append(f"{alone:,} clips name no group: each is one for itself")
     units = unit.groupby(train["label"]).nunique()

@@ -7,7 +7,8 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from preprocessing.files import recording_of
+from preprocessing.files import File, recording_of
+from system.errors import UserError
 
 MOST = 0.95  # of the names: all but strays
 FIELD = re.compile(r"[^\W_]+")
@@ -30,7 +31,8 @@ COUNTERS = listed(
 # What two kinds of clips may be called that are no two speakers.
 CONDITIONS = listed(
     "clean noisy noise quiet loud male female man woman m f normal slow fast left right l r mono stereo near far orig "
-    "original aug augmented high low hi lo lo md xx in out real fake day night"
+    "original aug augmented pitch stretch shift speed tempo time reverb echo volume gain white pink high low hi lo md "
+    "xx in out real fake day night"
 )
 # What is said in many data sets: labels rather than names of people.
 WORDS = listed(
@@ -49,7 +51,7 @@ class WordGroups:
     """
 
     def __init__(self, names: Sequence[str], labels: Sequence[str]) -> None:
-        words = [_words(name) for name in names]
+        words = [_words(name, label) for name, label in zip(names, labels, strict=True)]
         self._dropped = {piece for label in set(labels) for piece in _pieces(label)} | COUNTERS
         labels = [_fold(label) for label in labels]
         self._glued = self._are_glued(words, labels)
@@ -63,11 +65,16 @@ class WordGroups:
             for word in own:
                 partners[word] |= set(own) & self._known
         self._partners = {word: len(others) for word, others in partners.items()}
-        self.several = sum(len(set(own) & self._known) > 1 for own in kept) / max(len(kept), 1)  # share of the names
+        self.several = sum(len(self._known.intersection(own)) > 1 for own in kept) / len(kept)  # share of the names
+        self.groups = [self._chosen(own) for own in kept]  # of the names
 
-    def group(self, name: str, label: str = "") -> str:
-        """The group of a name, '' where it tells none: of several words those that stand with the fewest others."""
-        known = sorted(set(self._kept(_words(name), _fold(label))) & self._known)
+    def group(self, name: str) -> str:
+        """The group of another name, whose label is not known; '' where it tells none."""
+        return self._chosen(self._kept(_words(name, ""), ""))
+
+    def _chosen(self, words: Sequence[str]) -> str:
+        """The group that a name with these words is of: of several words those that stand with the fewest others."""
+        known = sorted(self._known.intersection(words))
         least = min((self._partners[word] for word in known), default=0)
         return " ".join(word for word in known if self._partners[word] == least)
 
@@ -75,15 +82,15 @@ class WordGroups:
     def _are_glued(words: Sequence[Sequence[str]], labels: Sequence[str]) -> bool:
         """Whether most names that lack their label as a word have it at an end of one."""
         without = [(own, label) for own, label in zip(words, labels, strict=True) if label and label not in own]
-        glued = sum(any(_cut(word, label) != word for word in own) for own, label in without)
+        glued = sum(any(_cut(word, label) for word in own) for own, label in without)
         return 2 * glued > len(without)
 
     @staticmethod
     def _common(words: Sequence[Sequence[str]], labels: Sequence[str]) -> set[str]:
         """The words that nearly all names have, or all of one label and no others: another word for it."""
         count = Counter(word for own in words for word in set(own))
-        size, pairs = Counter(labels), Counter((word, label) for own, label in zip(words, labels, strict=True)
-                                               for word in set(own))  # fmt: skip
+        size = Counter(labels)
+        pairs = Counter((word, label) for own, label in zip(words, labels, strict=True) for word in set(own))
         aliases = {word for (word, label), clips in pairs.items()
                    if len(size) > 1 and clips >= MOST * count[word] and clips >= 0.8 * size[label]}  # fmt: skip
         return {word for word, clips in count.items() if clips >= 0.98 * len(words)} | aliases
@@ -106,8 +113,8 @@ class WordGroups:
                 continue
             if bare in self._numbered:
                 word = bare
-            word = _cut(word, label) if glued and label else word
-            if word.strip("0123456789") and word not in kept:
+            word = (glued and label and _cut(word, label)) or word
+            if word not in kept:
                 kept.append(word)
         return kept
 
@@ -116,10 +123,11 @@ def _fold(text: str) -> str:
     return unicodedata.normalize("NFC", text).casefold()
 
 
-def _words(name: str) -> list[str]:
-    """The words of a name and its folders, a number joined to a word such as speaker before it."""
+def _words(name: str, label: str) -> list[str]:
+    """The words of a name and its folders but that of its label; a number is joined to a word such as speaker."""
+    path = "/".join(part for part in recording_of(name).rpartition(".")[0].split("/") if part != label)
     words: list[str] = []
-    for word in FIELD.findall(_fold(recording_of(name).rpartition(".")[0])):
+    for word in FIELD.findall(_fold(path)):
         if words and words[-1] in SPEAKERS and word.isdecimal():
             words[-1] += word
         else:
@@ -133,6 +141,28 @@ def _pieces(label: str) -> set[str]:
 
 
 def _cut(word: str, label: str) -> str:
-    """`word` without `label` at one of its ends, where letters are left."""
-    rest = word.removeprefix(label) if word.startswith(label) else word.removesuffix(label)
-    return rest if rest.strip("0123456789") else word
+    """What is left of `word` without `label` at one of its ends, numbers aside; '' where that is nothing."""
+    bare = word.strip("0123456789")
+    if bare.startswith(label):
+        return bare.removeprefix(label)
+    return word[: word.rindex(label)] if bare.endswith(label) else ""
+
+
+def group_by_words(files: Sequence[File]) -> list[File]:
+    """`files` with the groups that their names tell (--group names). UserError where they tell none."""
+    train = [file for file in files if file.split == "train" and not file.reason]
+    if not train:
+        return list(files)
+    words = WordGroups([file.fname for file in train], [file.label for file in train])
+    group = dict(zip(map(id, train), words.groups, strict=True))
+    grouped = [
+        file._replace(group=group[id(file)] if id(file) in group else words.group(file.fname))
+        if file.split in ("train", "test")
+        else file
+        for file in files
+    ]
+    if len({file.group for file in grouped if file.split == "train"} - {""}) < 2:
+        raise UserError(
+            "--group names: the words of the names tell no two groups; use --group-pattern, or --group none"
+        )
+    return grouped

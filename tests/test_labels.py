@@ -261,4 +261,4 @@ def test_labels_that_look_alike_are_said_with_the_option_that_joins_them(tmp_pat
     (option,) = options_in(notes)
     found, notes = labels(root, "--map", *option)
     assert set(found.values()) == {"dog", "CAT", "caf\u00e9", ""}
-    assert "differ only" not in notes
+    assert "labels that differ only" not in notes
