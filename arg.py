@@ -375,10 +375,14 @@ class RunConfig:
     parts: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)  # the options of what is used of them
 
 
-def default_epochs(clips: int) -> int:
-    """Passes over so many clips to train on that show the network enough of them, few or many."""
+def default_epochs(clips: int, rarest: float = 1.0) -> int:
+    """Passes over so many clips to train on that show the network enough of them, few or many.
+
+    A clip of the rarest class counts `rarest` times as much as an average one, and none is to count more than EPOCHS[1]
+    times: of few clips that come too often a network learns the noise by heart.
+    """
     least, most = EPOCHS
-    return min(most, max(least, round(PRESENTATIONS / max(clips, 1))))
+    return max(least, min(round(most / rarest), round(PRESENTATIONS / max(clips, 1))))
 
 
 def run_name(model: str, n_mels: int, frames: int, tag: str = "") -> str:

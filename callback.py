@@ -31,6 +31,7 @@ from system.devices import gpu_random_state, set_gpu_random_state
 from system.errors import Stopped, UserError
 from system.files import replacing
 from system.paths import BEST, EVENTS, HISTORY, LAST, PREVIOUS, RESULTS
+from util import uneven
 
 AVERAGE_EVERY = 4  # steps: at each it would cost a percent of a small network's time, for much the same average ...
 AVERAGE_EACH = 20  # ... but for the first ones, among which a dry run ends
@@ -146,7 +147,10 @@ class Progress(pl.Callback):
         epoch = f"{trainer.current_epoch + 1}/{model.config.optim.epochs}"
         line = f"fold {model.config.fold}, epoch {epoch}: loss {scores['train_loss']:.3f}"
         if "valid_loss" in scores:
-            line += f", held out: loss {scores['valid_loss']:.3f}, accuracy {scores['valid_accuracy']:.4f}"
+            line += f", held out, 1 view: loss {scores['valid_loss']:.3f}, "
+            if uneven(model.config.class_counts):
+                line += f"balanced accuracy {scores['valid_balanced_accuracy']:.4f}, "
+            line += f"accuracy {scores['valid_accuracy']:.4f}"
         self.bar.write(line + (f", {clock(left)} left" if left else ""), file=sys.stdout)
         sys.stdout.flush()
         self._report(trainer, model, scores, left)

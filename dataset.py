@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from arg import FULL, FeatureConfig, Fold
+from preprocessing.folds import dependent
 from preprocessing.store import load_store, map_waves, read_clips
 from system.errors import UserError
 from system.paths import WAVES
@@ -149,6 +150,7 @@ class Clips:
     offset: NDArray[np.int64]  # samples
     length: NDArray[np.int32]  # samples
     target: NDArray[np.int32]  # index of the class, -1 without a label
+    group: NDArray[np.int32]  # number of its group, or of the recording that it is a part of; without, one for itself
     fname: Names
 
     def __len__(self) -> int:
@@ -156,7 +158,8 @@ class Clips:
 
     def take(self, rows: NDArray[Any]) -> Clips:
         """A part, by indices or a mask."""
-        return Clips(self.waves, self.offset[rows], self.length[rows], self.target[rows], self.fname[rows])
+        columns = (self.offset[rows], self.length[rows], self.target[rows], self.group[rows], self.fname[rows])
+        return Clips(self.waves, *columns)
 
     def windows(self, rows: Ints, clip_samples: int, draw: np.random.Generator | None = None, shift: int = 0) -> Tensor:
         """(rows,) -> (rows, clip_samples) int16: shorter clips centred in zeros, longer ones cropped.
@@ -280,12 +283,14 @@ class Store:
 def read_table(work: Path, classes: tuple[str, ...]) -> tuple[dict[str, Clips], NDArray[np.int16], str]:
     """clips.csv in little memory: the clips of each split, the folds of those to train on, and their table's hash."""
     index = {name: position for position, name in enumerate(classes)}
-    columns = {"offset": np.int64, "length": np.int32, "target": np.int32, "fold": np.int16}
+    columns = {"offset": np.int64, "length": np.int32, "target": np.int32, "group": np.int32, "fold": np.int16}
+    group_of: dict[str, int] = {}
     names = {split: Names() for split in ("train", "test", "noise")}
     parts: dict[str, list[dict[str, Ints]]] = {split: [] for split in names}
     digest = hashlib.sha256(b"fname,label,fold\n")
-    for chunk in read_clips(work, ["fname", "label", "split", "fold", "offset", "length"]):
+    for chunk in read_clips(work, ["fname", "label", "group", "split", "fold", "offset", "length"]):
         chunk["target"] = chunk["label"].map(index).fillna(-1)
+        chunk["group"] = [group_of.setdefault(name, len(group_of)) if name else -1 for name in dependent(chunk)]
         for split, rows in chunk.groupby("split"):
             names[str(split)].extend(rows["fname"])
             parts[str(split)].append({name: rows[name].to_numpy(kind) for name, kind in columns.items()})
@@ -298,8 +303,11 @@ def read_table(work: Path, classes: tuple[str, ...]) -> tuple[dict[str, Clips], 
                 for name, kind in columns.items()}
         for split in names
     }  # fmt: skip
+    for table in joined.values():
+        alone = table["group"] < 0
+        table["group"][alone] = len(group_of) + np.arange(np.count_nonzero(alone))
     splits = {
-        split: Clips(waves, table["offset"], table["length"], table["target"], names[split])
+        split: Clips(waves, table["offset"], table["length"], table["target"], table["group"], names[split])
         for split, table in joined.items()
     }
     return splits, joined["train"]["fold"], digest.hexdigest()[:16]

@@ -25,7 +25,7 @@ from system.console import command
 from system.devices import keep_memory, pick_device
 from system.errors import UserError
 from system.threads import computing_threads, free_threads
-from util import accuracy, format_accuracy
+from util import format_scores
 
 if TYPE_CHECKING:
     import torch
@@ -74,8 +74,9 @@ def label(config: InferenceConfig, ensemble: Ensemble, device: torch.device) -> 
         print(f"warning: {bad} clips could not be read and got the largest class", file=sys.stderr)
     if (known := truth >= 0).any():
         left_out = f", without {bad} that could not be read" if bad else ""
-        right = accuracy(truth[known], written.predicted[known])
-        print(f"test accuracy {format_accuracy(right, int(known.sum()))}{left_out}")
+        group = clips.group[form.rows[known]]
+        scores = format_scores(truth[known], written.predicted[known], counts.tolist(), group)
+        print(f"test {scores}{left_out}")
     print(f"{config.output}: {len(form.ids):,} clips; probabilities in {probabilities_path(config.output)}")
 
 

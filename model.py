@@ -36,7 +36,7 @@ from system.errors import UserError, first_line
 from system.extensions import DOMAINS, REGISTERED
 from system.files import keep_file, replacing
 from system.options import from_plain, made, to_plain
-from util import class_weights, cross_entropy, generator, hardest_mean, macro_f1_of_counts
+from util import balanced_accuracy_of_counts, class_weights, cross_entropy, generator, hardest_mean, macro_f1_of_counts
 
 CHECKPOINT_FORMAT = 3
 WITH_TENSORS = ("state_dict", "training", "random")  # what a checkpoint has beside plain values
@@ -219,6 +219,7 @@ class Classifier(pl.LightningModule):
         self.held_out_scores = {
             "valid_loss": float(self._loss) / int(true.sum()),
             "valid_accuracy": float(both.sum() / true.sum()),
+            "valid_balanced_accuracy": balanced_accuracy_of_counts(true, both),
             "valid_macro_f1": macro_f1_of_counts(true, predicted, both),
         }
 

@@ -56,7 +56,7 @@ def train(config: TrainConfig) -> None:
         net = None  # the first fold's, compiled once for all
         for position, run in enumerate(runs):
             net = train_fold(config, store, run, devices[0], len(runs) - position, net=net).net
-    conclude(config, [dataclasses.replace(first, fold=fold) for fold in range(store.folds)])
+    conclude(config, store, [dataclasses.replace(first, fold=fold) for fold in range(store.folds)])
 
 
 if __name__ == "__main__":

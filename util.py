@@ -11,10 +11,13 @@ import math
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
+
+from system.console import counted
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +25,11 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Floats = NDArray[Any]  # floating point
+Ints = NDArray[np.integer[Any]]
+Bools = NDArray[np.bool_]
 Z_95 = 1.959964  # of the normal distribution, 95 % lie within so many standard deviations
+UPPER = 0.975  # quantile of a two-sided 95 % interval
+UNEVEN = 3.0  # times as many clips in the largest class as in the smallest: Speech Commands has 2.6, UrbanSound8K 2.7
 
 
 def accuracy(truth: NDArray[np.integer[Any]], predicted: NDArray[np.integer[Any]]) -> float:
@@ -50,6 +57,35 @@ def macro_f1_of_counts(
     return float(np.mean(2 * both[seen] / (true + predicted)[seen])) if seen.any() else math.nan
 
 
+def balanced_accuracy(truth: Ints, predicted: Ints, num_classes: int) -> float:
+    """Mean over the classes in `truth` of the share of their clips that is found (recall), of two (n,) arrays.
+
+    scikit-learn's ``balanced_accuracy_score``; nan where n = 0.
+    """
+    count = np.bincount(truth, minlength=num_classes)
+    return balanced_accuracy_of_counts(count, np.bincount(truth[truth == predicted], minlength=num_classes))
+
+
+def balanced_accuracy_of_counts(true: Ints, both: Ints) -> float:
+    """`balanced_accuracy` from each class's number of clips, and of those that are found."""
+    there = true > 0
+    return float(np.mean(both[there] / true[there])) if there.any() else math.nan
+
+
+def uneven(counts: Sequence[int] | Ints) -> bool:
+    """Whether the largest class has at least UNEVEN times the clips of the smallest; empty ones do not count.
+
+    Accuracy is then mostly that of the large classes, and `balanced_accuracy` is what to look at first.
+    """
+    there = [int(count) for count in counts if count]
+    return bool(there) and max(there) >= UNEVEN * min(there)
+
+
+def never_predicted(truth: Ints, predicted: Ints) -> list[int]:
+    """The classes in `truth` that are not among `predicted`, both (n,) indices."""
+    return sorted({*np.unique(truth).tolist()} - {*np.unique(predicted).tolist()})
+
+
 def confusion(
     truth: NDArray[np.integer[Any]], predicted: NDArray[np.integer[Any]], num_classes: int
 ) -> NDArray[np.int64]:
@@ -67,10 +103,120 @@ def wilson_interval(share: float, count: float, z: float = Z_95) -> tuple[float,
     return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
 
 
-def format_accuracy(share: float, count: int) -> str:
-    """An accuracy with its 95 % interval and the number of clips behind it."""
-    low, high = wilson_interval(share, count)
-    return f"{share:.4f} (95% interval {low:.4f}-{high:.4f}, {count:,} clips)"
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its 95 % interval. The value is nan where there are no clips; a limit may be infinite."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        """0.942 (0.936-0.948), or "to" between the limits where one is negative."""
+        return self.text()
+
+    def text(self, digits: int = 3, what: str = "", over: str = "") -> str:
+        """`str` with so many digits, and words before and behind the limits."""
+        if math.isnan(self.value):
+            return "no clips"
+        value, low, high = (f"{one:.{digits}f}" for one in (self.value, self.low, self.high))
+        return f"{value} ({what}{low}{' to ' if self.low < 0 else '-'}{high}{over})"
+
+
+def share(hits: Bools, group: Ints | None = None) -> Interval:
+    """A share of clips, such as accuracy, recall, or the error rate of a slice; `hits` (n,).
+
+    Clips that are their own groups get Wilson's interval. Where all clips are hits, or none, nothing tells how hits
+    cluster, and groups are counted in place of clips. One group alone gives 0 to 1, since nothing tells how groups
+    differ; for that group's own score leave `group` out.
+    """
+    if not len(hits):
+        return Interval(math.nan, 0.0, 1.0)
+    value = float(np.mean(hits))
+    code, groups = group_codes(group, len(hits))
+    if groups == len(hits):
+        return Interval(value, *wilson_interval(value, groups))
+    return between_0_and_1(value, (hits - value) / len(hits), code, len(hits))
+
+
+def group_codes(group: Ints | None, clips: int) -> tuple[NDArray[np.int64], int]:
+    """Groups numbered from 0 without gaps, (n,), and how many there are."""
+    if group is None:
+        return np.arange(clips), clips
+    found, code = np.unique(group, return_inverse=True)
+    return code, len(found)
+
+
+def half_width(moved: Floats, code: NDArray[np.int64]) -> float:
+    """Half the width of the 95 % interval of a metric, from what each clip adds to it, (n,); inf with one group."""
+    size = np.bincount(code)
+    groups = len(size)
+    if groups < 2:
+        return math.inf
+    squares = (np.bincount(code, moved) / (1 - size / len(code))) ** 2
+    total = float(squares.sum())
+    spread = float((squares**2).sum()) - total**2 / groups  # of the squares: the variance of their sum
+    freedom = 2 * total**2 / spread if spread > 0 else math.inf
+    return student_t(min(freedom, groups - 1)) * math.sqrt((groups - 1) / groups * total)
+
+
+def between_0_and_1(value: float, moved: Floats, code: NDArray[np.int64], most: float) -> Interval:
+    """Wilson's interval for as many independent clips, `most` at most, as give `half_width` at this value.
+
+    At 0 and at 1 they are as many as there are groups, counted as n^2 / (sum of squared sizes) (Kish 1965).
+    """
+    half = half_width(moved, code)
+    if math.isinf(half):
+        return Interval(value, 0.0, 1.0)
+    variance = value * (1 - value)
+    if variance == 0:
+        size = np.bincount(code)
+        count = float(size.sum() ** 2 / (size**2).sum())
+    else:
+        count = min(most, Z_95**2 * variance / half**2) if half else most
+    return Interval(value, *wilson_interval(value, count))
+
+
+def balanced_accuracy_interval(truth: Ints, predicted: Ints, num_classes: int, group: Ints | None = None) -> Interval:
+    """`balanced_accuracy` of two (n,) arrays of class indices; `group` as in `share`.
+
+    It holds two intervals: that of `between_0_and_1`, which sees how the clips of a group err together, and that of
+    the classes' own recalls as independent (Zou & Donner 2008), which knows that of few clips none found is not none.
+    """
+    if not len(truth):
+        return Interval(math.nan, 0.0, 1.0)
+    hits, count = truth == predicted, np.bincount(truth, minlength=num_classes)
+    there = np.flatnonzero(count)
+    recall = np.bincount(truth, hits, num_classes) / np.maximum(count, 1)
+    moved = (hits - recall[truth]) / count[truth] / len(there)
+    value = balanced_accuracy(truth, predicted, num_classes)
+    whole = between_0_and_1(value, moved, group_codes(group, len(truth))[0], len(truth))
+    own = [share(hits[rows], None if group is None else group[rows]) for rows in (truth == one for one in there)]
+    below, above = (
+        math.sqrt(sum((one.value - limit) ** 2 for one, limit in zip(own, limits, strict=True))) / len(own)
+        for limits in ([one.low for one in own], [one.high for one in own])
+    )
+    return Interval(value, min(whole.low, max(0.0, value - below)), max(whole.high, min(1.0, value + above)))
+
+
+def student_t(freedom: float) -> float:
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, UPPER))
+
+
+def format_scores(truth: Ints, predicted: Ints, class_counts: Sequence[int], group: Ints | None = None) -> str:
+    """Accuracy of two (n,) arrays of class indices with its 95 % interval, and what that takes as independent.
+
+    Behind balanced accuracy where the classes, of `class_counts` training clips, are `uneven`.
+    """
+    groups = group_codes(group, len(truth))[1]
+    over = f" over {f'{groups:,} groups of ' if groups < len(truth) else ''}{counted(len(truth), 'clip')}"
+    found = share(truth == predicted, group)
+    if not uneven(class_counts):
+        return f"accuracy {found.text(4, '95% interval ', over)}"
+    balanced = balanced_accuracy_interval(truth, predicted, len(class_counts), group)
+    return f"balanced accuracy {balanced.text(4, '95% interval ', over)}, accuracy {found.text(4)}"
 
 
 SMALLEST = 1e-15  # a probability below it counts as this where a logarithm is taken

@@ -9,7 +9,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -18,7 +18,8 @@ import arg
 import system.console
 import util
 from demo.speech import make_speech
-from preprocessing.store import load_store
+from preprocessing.folds import dependent
+from preprocessing.store import load_clips, load_store
 from system.errors import UserError
 
 VOICES, TEST_VOICES = 80, 20  # espeak-ng has about a hundred
@@ -54,12 +55,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 def report(work: Path, submission: Path) -> str:
     """How good it is, where the files are, and what to do next."""
     runs = work / "runs" / arg.run_name(MODEL, N_MELS, FRAMES)
-    truth, predicted, classes = _out_of_fold(runs)
-    lines = [f"  out-of-fold accuracy  {_accuracy(truth, predicted)}"]
+    clips = load_clips(work)
+    group_of = dict(zip(clips["fname"], dependent(clips), strict=True))
+    names, truth, predicted, classes = _out_of_fold(runs)
+    lines = [f"  out-of-fold accuracy  {_accuracy(names, truth, predicted, group_of)}"]
     if submission.exists():
-        truth, predicted = _test_labels(submission)
-        known = set(truth) <= set(classes)
-        lines.append(f"  test accuracy         {_accuracy(truth, predicted) if known else 'unknown: no labels'}")
+        names, truth, predicted = _test_labels(submission)
+        said = _accuracy(names, truth, predicted, group_of) if set(truth) <= set(classes) else "unknown: no labels"
+        lines.append(f"  test accuracy         {said}")
         lines.append(f"  submission            {submission}")
     lines.append(f"  what goes wrong       {work / 'report.html'}")
     lines.append(f"  scores of each fold   {work / 'runs' / 'summary.csv'}")
@@ -107,8 +110,8 @@ def _shown(*command: object) -> str:
     return shlex.join(map(str, (python, *command)))
 
 
-def _out_of_fold(runs: Path) -> tuple[list[str], list[str], list[str]]:
-    """True and predicted labels of every fold's held-out clips, and the classes."""
+def _out_of_fold(runs: Path) -> tuple[list[str], list[str], list[str], list[str]]:
+    """Names, true and predicted labels of every fold's held-out clips, and the classes."""
     import pandas as pd
 
     tables = [
@@ -120,22 +123,24 @@ def _out_of_fold(runs: Path) -> tuple[list[str], list[str], list[str]]:
     table = pd.concat(tables)
     classes = list(table.columns[2:])
     best = table[classes].to_numpy().argmax(1)
-    return list(table["label"]), [classes[index] for index in best], classes
+    return list(table["fname"]), list(table["label"]), [classes[index] for index in best], classes
 
 
-def _test_labels(submission: Path) -> tuple[list[str], list[str]]:
-    """The test clips' folders, which are their labels where they are classes, and the submitted labels."""
+def _test_labels(submission: Path) -> tuple[list[str], list[str], list[str]]:
+    """The test clips' names, their folders, which are their labels where they are classes, and the submitted labels."""
     import pandas as pd
 
     table = pd.read_csv(submission, dtype=str, keep_default_na=False)
     if list(table.columns) != ["fname", "label"]:  # a sample submission may ask for anything
-        return [""], [""]
-    return [PurePosixPath(name).parts[0] for name in table["fname"]], list(table["label"])
+        return [""], [""], [""]
+    names = list(table["fname"])
+    return names, [PurePosixPath(name).parts[0] for name in names], list(table["label"])
 
 
-def _accuracy(truth: Sequence[str], predicted: Sequence[str]) -> str:
-    hits = np.array(truth) == np.array(predicted)
-    return util.format_accuracy(float(hits.mean()), len(hits))
+def _accuracy(names: Sequence[str], truth: Sequence[str], predicted: Sequence[str], group_of: Mapping[str, str]) -> str:
+    classes, (true, taken) = np.unique([truth, predicted], return_inverse=True)
+    group = np.unique([group_of.get(name) or f"\0{name}" for name in names], return_inverse=True)[1]
+    return util.format_scores(true, taken, [1] * len(classes), group).removeprefix("accuracy ")
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ class TestClips:
     names: Names  # of the clips, and then of `lost`
     lost: int  # that the store could not read; a folder's such clips are met on the way
     target: NDArray[np.integer[Any]]  # index of the class, -1 where it is not known; (clips,)
+    group: NDArray[np.integer[Any]]  # whose clips are not independent, (clips,); a folder's clips each have their own
     form: ClipForm  # of the submission; its clips are these
     origin: str  # what an interrupted run must have found the same, beside the clips' names and `stamps`
     stamps: tuple[NDArray[np.int64], ...]  # sizes of the clips' files, times of their last changes; (clips,) each
@@ -78,6 +79,7 @@ def find_clips_to_label(config: InferenceConfig, run: RunConfig) -> TestClips:
         names=files.names,
         lost=0,
         target=np.fromiter((index.get(file.label, -1) for file in files), np.int32, len(files)),
+        group=np.arange(len(files)),
         form=form,
         origin="folder",
         stamps=(files.size, files.mtime_ns),
@@ -108,6 +110,7 @@ def store_clips(config: InferenceConfig, store: Store, run: RunConfig) -> TestCl
         names=names[rows],
         lost=len(rejected),
         target=clips.target,
+        group=clips.group,
         form=form,
         origin=file_digest(store.work / CLIPS),
         stamps=(),

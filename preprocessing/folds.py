@@ -83,6 +83,16 @@ def assign_folds(clips: DataFrame, folds: int, seed: int, known: Mapping[str, in
     return _fill_folds(np.full(len(clips), -1, np.int64), unit, label, folds)
 
 
+def dependent(clips: DataFrame) -> NDArray[np.object_]:
+    """What a clip shares with others that are not independent of it, (n,): its group, or else the recording that it is
+    a part of; "" where it has neither.
+    """
+    group: NDArray[np.object_] = clips["group"].to_numpy(object).copy()
+    for row in np.flatnonzero((clips["group"] == "") & clips["fname"].str.contains(PART)):
+        group[row] = recording_of(clips["fname"].iat[row])
+    return group
+
+
 def units_of(clips: DataFrame) -> NDArray[np.int64]:
     """What must stay in one fold, (n,): clips joined by groups, recordings and near duplicates have their first row."""
     from scipy.sparse import coo_array

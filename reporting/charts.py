@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
 
-from reporting.scores import Interval
+from util import Interval
 
 LEFT, RIGHT, TOP, BOTTOM = 40, 12, 20, 38  # margins around the plot, in pixels
 WIDTH, STRIP = 340, 200  # of a chart, and of one in a table's row

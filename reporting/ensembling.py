@@ -29,9 +29,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prediction.spec import METHODS, TEMPERATURES
-from reporting.scores import Interval, losses, mean_difference
+from reporting.scores import losses, mean_difference
 from system.errors import UserError
-from util import SMALLEST, Floats, accuracy, soft_vote, temper, weighted_vote
+from util import SMALLEST, Floats, Interval, accuracy, soft_vote, temper, weighted_vote
 
 Ints = NDArray[np.integer[Any]]
 FIT_CLIPS = 10_000  # that weights are fitted to: k weights fitted to n clips cost about k / (2 n) nats on others

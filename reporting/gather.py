@@ -15,6 +15,7 @@ from arg import FULL, RunConfig, TrainConfig, run_name
 from system.errors import UserError
 from system.options import command_line
 from training.runs import changes, mixed_settings, standing, usual_recipe
+from util import uneven
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -37,13 +38,18 @@ class HeldOut:
     table: DataFrame  # their rows of clips.csv, and with them the names
     truth: Ints  # (n,) index of the given label
     fold: Ints  # (n,)
-    group: Ints  # (n,) 0 to the number of groups - 1; a clip without a speaker is a group of its own
+    group: Ints  # (n,) 0 to the number of groups - 1, as `Clips.group`
     group_names: tuple[str, ...]  # "" for such a clip
     grouped: bool  # whether there are speakers
     test_clips: int  # in the store
 
     def __len__(self) -> int:
         return len(self.truth)
+
+    @property
+    def uneven(self) -> bool:
+        """Whether accuracy is mostly that of the largest classes, see `util.uneven`."""
+        return uneven(np.bincount(self.truth))
 
     def loud_over_quiet(self) -> NDArray[np.float64]:
         """About each clip's signal-to-noise ratio, dB, (n,); see `audit.loud_over_quiet_db`."""
@@ -58,17 +64,15 @@ class HeldOut:
 def held_out_clips(work: Path) -> HeldOut:
     """The training clips of the store in `work`. UserError where there is no store."""
     from dataset import Store
+    from preprocessing.folds import dependent
     from preprocessing.store import load_clips
 
     store = Store.open(work)
     everything = load_clips(work)
     table = everything[everything["split"] == "train"].reset_index(drop=True)
-    names = table["group"].to_numpy(object)
-    alone = names == ""
-    known, code = np.unique(names[~alone].astype(str), return_inverse=True)
-    group = len(known) + np.cumsum(alone) - 1
-    group[~alone] = code
     clips = store.clips("train")
+    first, group = np.unique(clips.group, return_index=True, return_inverse=True)[1:]
+    names = dependent(table)[first].tolist()
     return HeldOut(
         work=work,
         root=store.root,
@@ -81,8 +85,8 @@ def held_out_clips(work: Path) -> HeldOut:
         truth=clips.target.astype(np.int64),
         fold=store.fold_of.astype(np.int64),
         group=group,
-        group_names=(*known.tolist(), *[""] * int(alone.sum())),
-        grouped=len(known) > 0,
+        group_names=tuple(names),
+        grouped=any(names),
         test_clips=int((everything["split"] == "test").sum()),
     )
 

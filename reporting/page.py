@@ -26,13 +26,14 @@ from reporting.charts import Axis, Chart, Strip, bar, linear, logarithmic
 from reporting.findings import LISTED_DUPLICATES, Findings
 from reporting.gather import HeldOut, Run
 from reporting.media import Media, media_of
-from reporting.scores import BINS, Coverage, Interval, reliability, share
+from reporting.scores import BINS, Coverage, reliability
 from reporting.suspects import equal_bins
 from reporting.systems import NAMES, Ensembles, Pair
-from reporting.verdict import ONE_RUN, counted, ensemble_verdict, remark
-from system.console import clock
+from reporting.verdict import ONE_RUN, ensemble_verdict, remark
+from system.console import clock, counted
 from system.files import replacing
 from system.options import to_plain
+from util import Interval, share
 
 Ints = NDArray[np.int64]
 MOST_BYTES = 15_000_000
@@ -61,12 +62,14 @@ def write_page(
     clips, results = findings.clips, findings.results
     cards, codec = make_cards(findings, audio)
     ensembles = results.ensembles if results.ensembles and len(results.ensembles.runs) > 1 else None
+    lead = "balanced_accuracy" if clips.uneven else "accuracy"
     content = {
         "findings": findings,
         "clips": clips,
         "results": results,
+        "lead": lead,
         "fold_accuracies": [
-            fold.accuracy.value for one in results.systems.values() for fold in one.summary.folds.values()
+            getattr(fold, lead).value for one in results.systems.values() for fold in one.summary.folds.values()
         ],
         "scores": findings.system.summary.overall,
         "verdict": verdict,

@@ -30,32 +30,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from util import Z_95, macro_f1, seed_of, wilson_interval
+from util import (
+    Interval,
+    balanced_accuracy_interval,
+    between_0_and_1,
+    group_codes,
+    half_width,
+    macro_f1,
+    seed_of,
+    share,
+    student_t,
+)
 
 Ints = NDArray[np.integer[Any]]
 Floats = NDArray[np.floating[Any]]
 Bools = NDArray[np.bool_]
 BINS = 15  # of equal mass, for calibration
 RESAMPLES = 1000  # of the calibration error: its standard error is then known to 2 %
-UPPER = 0.975  # quantile of a two-sided 95 % interval
 CURVE_POINTS = 200
 PARTS = 5  # of the groups, where there are no folds to choose a threshold on
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate with its 95 % interval. The value is nan where there are no clips; a limit may be infinite."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        """0.942 (0.936-0.948), or "to" between the limits where one is negative."""
-        if math.isnan(self.value):
-            return "no clips"
-        between = " to " if self.low < 0 else "-"
-        return f"{self.value:.3f} ({self.low:.3f}{between}{self.high:.3f})"
 
 
 @dataclass(frozen=True)
@@ -64,6 +57,7 @@ class Scores:
 
     clips: int
     accuracy: Interval
+    balanced_accuracy: Interval
     macro_f1: Interval
     log_loss: Interval
     top3: Interval
@@ -190,28 +184,12 @@ def _gaps(truth: Ints, probabilities: Floats) -> tuple[NDArray[np.float64], NDAr
 # ----------------------------------------------------------------------------------------------------- intervals
 
 
-def share(hits: Bools, group: Ints | None = None) -> Interval:
-    """A share of clips, such as accuracy, recall, or the error rate of a slice; `hits` (n,).
-
-    Clips that are their own groups get Wilson's interval. Where all clips are hits, or none, nothing tells how hits
-    cluster, and groups are counted in place of clips. One group alone gives 0 to 1, since nothing tells how groups
-    differ; for that group's own score leave `group` out.
-    """
-    if not len(hits):
-        return Interval(math.nan, 0.0, 1.0)
-    value = float(np.mean(hits))
-    code, groups = _codes(group, len(hits))
-    if groups == len(hits):
-        return Interval(value, *wilson_interval(value, groups))
-    return _between_0_and_1(value, (hits - value) / len(hits), code, len(hits))
-
-
 def mean_log_loss(loss: Floats, group: Ints | None = None) -> Interval:
     """The mean of `losses`, (n,)."""
     if not len(loss):
         return Interval(math.nan, 0.0, math.inf)
     value = float(np.mean(loss))
-    half = _half_width((loss - value) / len(loss), _codes(group, len(loss))[0])
+    half = half_width((loss - value) / len(loss), group_codes(group, len(loss))[0])
     low, high = np.exp(np.log(value) + np.array([-half, half]) / value)
     return Interval(value, float(low), float(high))
 
@@ -230,7 +208,7 @@ def macro_f1_interval(truth: Ints, predicted: Ints, num_classes: int, group: Int
     f1 = 2 * both / each
     moved = 2 * (truth == predicted) / each[truth] - (f1 / each)[truth] - (f1 / each)[predicted]
     moved /= np.count_nonzero(true + taken)
-    return _between_0_and_1(value, moved, _codes(group, len(truth))[0], len(truth))
+    return between_0_and_1(value, moved, group_codes(group, len(truth))[0], len(truth))
 
 
 def f1_interval(true: Bools, predicted: Bools, group: Ints | None = None) -> Interval:
@@ -243,7 +221,7 @@ def f1_interval(true: Bools, predicted: Bools, group: Ints | None = None) -> Int
     counted = true.astype(np.int64) + predicted
     value = float(2 * np.count_nonzero(true & predicted) / counted.sum())
     moved = (2 * (true & predicted) - value * counted) / counted.sum()
-    return _between_0_and_1(value, moved, _codes(group, len(true))[0], float(counted.sum()))
+    return between_0_and_1(value, moved, group_codes(group, len(true))[0], float(counted.sum()))
 
 
 def calibration_interval(
@@ -259,7 +237,7 @@ def calibration_interval(
     if not len(truth):
         return Interval(math.nan, 0.0, 1.0)
     value = calibration_error(truth, probabilities)
-    code, groups = _codes(group, len(truth))
+    code, groups = group_codes(group, len(truth))
     if groups < 2:
         return Interval(value, 0.0, 1.0)
     gap, bins = _gaps(truth, probabilities)
@@ -267,7 +245,7 @@ def calibration_interval(
     drawn = bootstrap_sums(np.column_stack([sums, np.bincount(code)]), generator)
     gaps = drawn[:, :-1] / drawn[:, -1:]
     chance = float(np.abs(gaps - sums.sum(0) / len(truth)).sum(1).mean())
-    half = _t(groups - 1) * math.sqrt(groups / (groups - 1)) * float(np.abs(gaps).sum(1).std())
+    half = student_t(groups - 1) * math.sqrt(groups / (groups - 1)) * float(np.abs(gaps).sum(1).std())
     return Interval(value, max(0.0, value - chance - half), min(1.0, value + half))
 
 
@@ -282,50 +260,6 @@ def bootstrap_sums(sums: Floats, generator: np.random.Generator, resamples: int 
         times = np.bincount(drawn.ravel(), minlength=groups * len(part)).reshape(len(part), groups)
         part[:] = times.astype(np.float64) @ sums
     return result
-
-
-def _codes(group: Ints | None, clips: int) -> tuple[NDArray[np.int64], int]:
-    """Groups numbered from 0 without gaps, (n,), and how many there are."""
-    if group is None:
-        return np.arange(clips), clips
-    found, code = np.unique(group, return_inverse=True)
-    return code, len(found)
-
-
-def _half_width(moved: Floats, code: NDArray[np.int64]) -> float:
-    """Half the width of the 95 % interval of a metric, from what each clip adds to it, (n,); inf with one group."""
-    size = np.bincount(code)
-    groups = len(size)
-    if groups < 2:
-        return math.inf
-    squares = (np.bincount(code, moved) / (1 - size / len(code))) ** 2
-    total = float(squares.sum())
-    spread = float((squares**2).sum()) - total**2 / groups  # of the squares: the variance of their sum
-    freedom = 2 * total**2 / spread if spread > 0 else math.inf
-    return _t(min(freedom, groups - 1)) * math.sqrt((groups - 1) / groups * total)
-
-
-def _between_0_and_1(value: float, moved: Floats, code: NDArray[np.int64], most: float) -> Interval:
-    """Wilson's interval for as many independent clips, `most` at most, as give `_half_width` at this value.
-
-    At 0 and at 1 they are as many as there are groups, counted as n^2 / (sum of squared sizes) (Kish 1965).
-    """
-    half = _half_width(moved, code)
-    if math.isinf(half):
-        return Interval(value, 0.0, 1.0)
-    variance = value * (1 - value)
-    if variance == 0:
-        size = np.bincount(code)
-        count = float(size.sum() ** 2 / (size**2).sum())
-    else:
-        count = min(most, Z_95**2 * variance / half**2) if half else most
-    return Interval(value, *wilson_interval(value, count))
-
-
-def _t(freedom: float) -> float:
-    from scipy.special import stdtrit
-
-    return float(stdtrit(freedom, UPPER))
 
 
 # ------------------------------------------------------------------------------------------------------ together
@@ -348,6 +282,7 @@ def scores(truth: Ints, probabilities: Floats, generator: np.random.Generator, g
     return Scores(
         clips=len(truth),
         accuracy=share(predicted == truth, group),
+        balanced_accuracy=balanced_accuracy_interval(truth, predicted, classes, group),
         macro_f1=macro_f1_interval(truth, predicted, classes, group),
         log_loss=mean_log_loss(losses(truth, probabilities), group),
         top3=share(top_k_hits(truth, probabilities, 3), group),
@@ -380,7 +315,7 @@ def compare(truth: Ints, a: Floats, b: Floats, group: Ints | None = None) -> Com
     Each difference is a mean over clips of a's value less b's. Where both are right on the same clips, the interval of
     accuracy comes from Wilson's upper limit of the share of clips on which they might differ.
     """
-    code, _ = _codes(group, len(truth))
+    code, _ = group_codes(group, len(truth))
     right_a, right_b = a.argmax(1) == truth, b.argmax(1) == truth
     gain = right_a.astype(np.int64) - right_b
     accuracy = mean_difference(gain, code)
@@ -399,7 +334,7 @@ def compare(truth: Ints, a: Floats, b: Floats, group: Ints | None = None) -> Com
 def mean_difference(difference: Floats | Ints, group: Ints | None = None) -> Interval:
     """The mean of each clip's difference between two systems, (n,), at least one."""
     value = float(np.mean(difference))
-    half = _half_width((difference - value) / len(difference), _codes(group, len(difference))[0])
+    half = half_width((difference - value) / len(difference), group_codes(group, len(difference))[0])
     return Interval(value, value - half, value + half)
 
 
@@ -448,7 +383,7 @@ def coverage(
     """
     confidence, hits = probabilities.max(1), probabilities.argmax(1) == truth
     thresholds, shares, precisions = _curve(confidence, hits)
-    part = fold if len(np.unique(fold)) > 1 else _codes(group, len(truth))[0] % PARTS
+    part = fold if len(np.unique(fold)) > 1 else group_codes(group, len(truth))[0] % PARTS
     taken = np.zeros(len(truth), np.bool_)
     for number in np.unique(part):
         held = part == number

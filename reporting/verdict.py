@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from reporting.findings import Findings
 from reporting.gather import INCOMPLETE, STALE, Run
-from reporting.scores import Coverage, Interval
+from reporting.scores import Coverage
 from reporting.suspects import TAKEN
 from reporting.systems import NAMES, Ensembles, Pair, Results, System
-from system.console import clock
+from system.console import clock, counted
+from util import Interval, never_predicted
 
 WELL_CALIBRATED = 0.02  # calibration error
+NAMED = 5  # classes
 MOST_LETTERS = 40  # of a class's name in a sentence
 ONE_RUN = (
     "Only one run is complete, so there is nothing to compare or to combine it with: train another network or size."
@@ -33,10 +37,21 @@ def say(findings: Findings, comparisons: Sequence[Pair]) -> list[str]:
             f"{name} has learned nothing: {percent(scores.accuracy)} of the held-out clips ({judged}) are labelled "
             f"correctly, and chance gives {100 * system.by_chance:.1f} %. Train for more epochs, or look at the labels."
         ]
+    if clips.uneven:
+        count = np.bincount(clips.truth)
+        balanced = (
+            f"{name} finds {percent(scores.balanced_accuracy)} of a class's held-out clips, the mean over classes of "
+            f"{count[count > 0].min():,} to {count.max():,} clips (balanced accuracy)."
+        )
+        sentences.insert(0, balanced)
     if not system.complete:
         sentences.append(
             f"Not all folds are trained: only {scores.clips:,} of {counted(len(clips), 'clip')} are judged so far."
         )
+    if missed := never_predicted(findings.truth, findings.predicted):
+        names = [_shortened(clips.classes[index]) for index in missed]
+        rare = "; train.py --balance draws rare classes more often" if clips.uneven else ""
+        sentences.append(f"Never predicted: {', '.join(names[:NAMED])}{', ...' * (len(names) > NAMED)}{rare}.")
     if system.learned:
         if ensembles:
             sentences.append(_gain(ensembles, comparisons))
@@ -126,11 +141,6 @@ def meaning(error: Interval) -> str:
     return f"Do not take its probabilities at their word: they are off by {percent(error)} on average."
 
 
-def counted(count: int, noun: str) -> str:
-    """1 clip, 2,000 clips."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
 def _target(found: Coverage) -> str:
     return f"{100 * found.target:.0f} %"
 
@@ -160,14 +170,17 @@ def points(difference: Interval) -> str:
 
 def table_of(results: Results) -> str:
     """Runs and ensembles with their scores, and what is to be known of the runs, for the terminal."""
-    heads = ("", "accuracy", "macro F1", "log loss", "top 3", "calibration", "folds", "training")
+    shown = {"accuracy": "accuracy", "macro_f1": "macro F1", "log_loss": "log loss", "top3": "top 3"}
+    shown["calibration_error"] = "calibration"
+    if results.clips.uneven:
+        shown = {"balanced_accuracy": "balanced accuracy", **shown}
+    heads = ("", *shown.values(), "folds", "training")
     lines: list[tuple[str, ...]] = [heads]
 
     def numbers(system: System | None) -> tuple[str, ...]:
         if system is None:
-            return ("-",) * 5
-        one = system.summary.overall
-        return tuple(map(str, (one.accuracy, one.macro_f1, one.log_loss, one.top3, one.calibration_error)))
+            return ("-",) * len(shown)
+        return tuple(getattr(system.summary.overall, name).text(4) for name in shown)
 
     for run in results.runs:
         took = clock(run.seconds) if run.seconds else "-"

@@ -51,6 +51,11 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., int]:
     return wrapped
 
 
+def counted(count: int, noun: str) -> str:
+    """1 clip, 2,000 clips."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 class _Output:
     """A stream that takes any text: what its encoding lacks is escaped, what has no reader any more goes nowhere."""
 

@@ -119,6 +119,7 @@ def store_of(*clips: list[int]) -> Clips:
         offset=np.cumsum(length) - length,
         length=length.astype(np.int32),
         target=np.arange(len(clips), dtype=np.int32) % 2,
+        group=np.arange(len(clips), dtype=np.int32),
         fname=Names(f"{n}.wav" for n in range(len(clips))),
     )
 

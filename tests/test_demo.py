@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 
 import arg
 import system.errors
 from demo import run
+from preprocessing.store import CLIP_COLUMNS, TEXT_COLUMNS
 
 pytest.importorskip("espeakng_loader", reason="the demo's synthesiser is not installed: requirements-demo.txt")
 
@@ -92,13 +94,16 @@ def work(tmp_path: Path) -> Path:
     for fold, rows in enumerate(("a/1.wav,no,0.9,0.1\na/2.wav,on,0.2,0.8\n", "a/3.wav,no,0.4,0.6\na/4.wav,on,0,1\n")):
         (runs / f"fold{fold}").mkdir(parents=True)
         (runs / f"fold{fold}" / "oof.csv").write_text("fname,label,no,on\n" + rows)
+    table = pd.DataFrame({name: [""] * 4 if name in TEXT_COLUMNS else 0 for name in CLIP_COLUMNS}, index=range(4))
+    table["fname"], table["group"] = [f"a/{n}.wav" for n in range(1, 5)], list("sstt")
+    table.to_csv(tmp_path / "work" / "clips.csv", index=False)
     return tmp_path / "work"
 
 
 @pytest.mark.parametrize(
     ("rows", "expected"),
     [
-        ("no/x.wav,no\non/x.wav,no\n", "test accuracy         0.5000 (95% interval 0.0945-0.9055, 2 clips)"),
+        ("no/x.wav,no\non/x.wav,no\n", "test accuracy         0.5000 (95% interval 0.0945-0.9055 over 2 clips)"),
         ("x.wav,no\ny.wav,on\n", "test accuracy         unknown: no labels"),
     ],
 )
@@ -113,7 +118,7 @@ def test_report(work: Path, tmp_path: Path, rows: str, expected: str) -> None:
 
 def test_report_without_test_clips(work: Path, tmp_path: Path) -> None:
     report = run.report(work, tmp_path / "submission.csv")
-    assert "4 clips" in report
+    assert "over 2 groups of 4 clips)" in report
     assert "test accuracy" not in report
 
 

@@ -25,10 +25,10 @@ from prediction.spec import read_ensemble
 from reporting.findings import SUSPECT
 from reporting.gather import COMPLETE, INCOMPLETE, STALE, find_runs, held_out_clips
 from reporting.page import cluster_order
-from reporting.scores import Interval
 from reporting.verdict import meaning
 from tests.conftest import SHARED
 from tests.pages import Page, listed
+from util import Interval
 
 MODEL = "test_resnet"
 RUN = f"{MODEL}-16x16-0"
@@ -68,7 +68,7 @@ def test_everything_is_written_and_said(work: Path, capsys: pytest.CaptureFixtur
         exact = probabilities.astype(float) / probabilities.sum(1, keepdims=True, dtype=float)
         assert accuracy.startswith(f"{100 * right:.1f} % ")
         assert loss.startswith(f"{log_loss(truth, exact):.3f} ")
-        assert f"{right:.3f} (" in said
+        assert f"{right:.4f} (" in said
     assert page.verdict[0] in said
     assert sum(page.cells.values()) == 36
     cards = page.cards

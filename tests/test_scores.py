@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest, t
 
 from reporting import scores as rs
-from reporting.scores import Floats, Interval, Ints
+from reporting.scores import Floats, Ints
 from tests.nested import make
-from util import accuracy, macro_f1, wilson_interval
+from util import Interval, accuracy, macro_f1, share, wilson_interval
 
 MADE = make(np.random.default_rng(0), 200, 3.0)  # some 2,000 clips
 
@@ -112,7 +112,7 @@ def test_clips_on_their_own_get_wilsons_interval() -> None:
     hits = np.arange(100) < 94
     expected = wilson_interval(0.94, 100)
     for group in (None, np.arange(100) + 7):
-        got = rs.share(hits, group)
+        got = share(hits, group)
         assert (got.low, got.high) == pytest.approx(expected)
 
 
@@ -143,7 +143,7 @@ def test_the_bootstrap_draws_whole_groups() -> None:
     sums = np.stack([np.bincount(MADE.group, MADE.a.argmax(1) == MADE.truth), np.bincount(MADE.group)], 1)
     drawn = rs.bootstrap_sums(sums.astype(np.float64), generator(), 3000)
     means = drawn[:, 0] / drawn[:, 1]
-    got = rs.share(MADE.a.argmax(1) == MADE.truth, MADE.group)
+    got = share(MADE.a.argmax(1) == MADE.truth, MADE.group)
     assert got.value == pytest.approx(means.mean(), abs=1e-3)
     assert got.high - got.low == pytest.approx(2 * 1.97 * means.std(), rel=0.08)
     ones = rs.bootstrap_sums(np.ones((5, 1)), generator(), 10)
@@ -164,21 +164,21 @@ def test_perfect_calibration_is_within_its_interval_and_boasting_is_not() -> Non
 
 def test_copies_of_a_clip_in_its_group_add_nothing() -> None:
     hits = np.arange(50) % 10 > 0
-    alone, copied = rs.share(hits), rs.share(np.repeat(hits, 20), np.repeat(np.arange(50), 20))
+    alone, copied = share(hits), share(np.repeat(hits, 20), np.repeat(np.arange(50), 20))
     assert copied.value == alone.value
     assert copied.high - copied.low == pytest.approx(alone.high - alone.low, rel=0.15)
 
 
 def test_all_right_is_not_certain() -> None:
     hits, group = np.ones(300, np.bool_), np.arange(300) % 30
-    assert rs.share(hits) == Interval(1.0, *wilson_interval(1.0, 300))
-    grouped = rs.share(hits, group)
+    assert share(hits) == Interval(1.0, *wilson_interval(1.0, 300))
+    grouped = share(hits, group)
     assert (grouped.low, grouped.high) == pytest.approx(wilson_interval(1.0, 30))
-    assert rs.share(~hits, group).high == pytest.approx(1 - grouped.low)
+    assert share(~hits, group).high == pytest.approx(1 - grouped.low)
     truth = np.arange(300) % 3
     sure = rs.scores(truth, one_hot(truth, 3), generator(), group)
     assert sure.macro_f1.low == pytest.approx(grouped.low)
-    one_wrong = rs.share(np.arange(300) > 0, group)
+    one_wrong = share(np.arange(300) > 0, group)
     assert grouped.low < one_wrong.low < 0.99  # one error says little about how they cluster
 
 
@@ -319,7 +319,7 @@ def test_intervals_cover_the_truth() -> None:
             "accuracy": ours.accuracy,
             "macro F1": ours.macro_f1,
             "log loss": ours.log_loss,
-            "recall of a class": rs.share(right[first], made.group[first]),
+            "recall of a class": share(right[first], made.group[first]),
             "difference": pair.accuracy,
             "clips as independent": Interval(
                 ours.accuracy.value, *wilson_interval(ours.accuracy.value, len(made.truth))

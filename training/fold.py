@@ -21,7 +21,6 @@ from system.paths import LAST, LOCK, PREVIOUS
 from system.threads import computing_threads
 from training.heldout import predict_held_out
 from training.runs import fold_folder, must_train, standing, update_table
-from util import format_accuracy
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -57,6 +56,7 @@ def train_fold(
     from callback import Progress, draw_curve
     from training.tensorboard import TensorBoard
     from training.tuning import expected_seconds
+    from transform import VIEWS
 
     folder, started = fold_folder(config, run), time.monotonic()
     with claimed(folder / LOCK, f"{folder}: this fold is being trained", "wait for it, or stop it first"):
@@ -82,7 +82,7 @@ def train_fold(
             else:
                 progress = Progress(expected_seconds(model, data), folds_left, report)
                 record = fit(model, data, device, folder, progress, begun, log)
-            scores = predict_held_out(model, data, device, folder) if len(data.valid) else {}
+            answers, scores = predict_held_out(model, data, device, folder) if len(data.valid) else (None, {})
             if record["history"]:
                 draw_curve(record["history"], folder / "curve.png")
             if log is not None:
@@ -92,8 +92,8 @@ def train_fold(
         record["threads"] = threads
         record["seconds"] = time.monotonic() - started + (begun or {}).get("seconds", 0.0)
         save_finished(config, model, folder, begun, record, scores)
-    said = format_accuracy(scores["accuracy"], len(data.valid)) if scores else "unknown, nothing held out"
-    print(f"fold {run.fold} done in {clock(record['seconds'])}, accuracy {said}\n  {folder / LAST}", flush=True)
+    said = f"{VIEWS} views: {answers.told(run.classes, run.class_counts)}" if answers else "nothing held out"
+    print(f"fold {run.fold} done in {clock(record['seconds'])}, {said}\n  {folder / LAST}", flush=True)
     return Trained(model.net, scores)
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from preprocessing.files import some
 from system.files import replacing
-from util import accuracy, macro_f1
+from util import accuracy, balanced_accuracy, format_scores, macro_f1, never_predicted
 
 if TYPE_CHECKING:
     import torch
@@ -18,10 +19,28 @@ if TYPE_CHECKING:
 
     from dataset import Clips, WaveData
     from model import Classifier
+    from util import Ints
 
 
-def predict_held_out(model: Classifier, data: WaveData, device: torch.device, folder: Path) -> dict[str, float]:
-    """Write the held-out clips' probabilities, oof.npz and oof.csv, and return their scores.
+class Answers(NamedTuple):
+    """Held-out clips: their classes and groups, and what is taken for their classes, (n,) each."""
+
+    truth: Ints
+    group: Ints
+    predicted: Ints  # by the mean over the views
+
+    def told(self, classes: Sequence[str], class_counts: Sequence[int]) -> str:
+        """The scores in words, and which classes are never predicted."""
+        said = format_scores(self.truth, self.predicted, class_counts, self.group)
+        if missed := never_predicted(self.truth, self.predicted):
+            said += f"; never predicted: {some([classes[index] for index in missed], 'class', 'classes')}"
+        return said
+
+
+def predict_held_out(
+    model: Classifier, data: WaveData, device: torch.device, folder: Path
+) -> tuple[Answers, dict[str, float]]:
+    """Write the held-out clips' probabilities, oof.npz and oof.csv, and return the answers and their scores.
 
     Probabilities and names pass through files without a name, so that many clips take no more memory than few.
     """
@@ -46,9 +65,10 @@ def predict_held_out(model: Classifier, data: WaveData, device: torch.device, fo
             names[row] = name
         with npz.open("wb") as out:
             np.savez(out, fname=names, target=truth, probabilities=probabilities, classes=np.array(classes))
-    return {
+    return Answers(truth, clips.group, predicted), {
         "accuracy": accuracy(truth, predicted),
         "accuracy_one_view": accuracy(truth, one_view),
+        "balanced_accuracy": balanced_accuracy(truth, predicted, len(classes)),
         "macro_f1": macro_f1(truth, predicted, len(classes)),
     }
 
@@ -69,8 +89,13 @@ def write_rows(path: Path, clips: Clips, classes: Sequence[str], probabilities: 
     table.to_csv(path, index=False, mode="a", header=not path.exists(), lineterminator="\n")
 
 
-def out_of_fold_hits(path: Path) -> NDArray[np.bool_]:
-    """Which of a fold's held-out clips the mean over the views gets right, (clips,)."""
-    with np.load(path) as part:
-        right: NDArray[np.bool_] = part["probabilities"].mean(0).argmax(1) == part["target"]
-        return right
+def out_of_fold(clips: Clips, paths: Iterable[Path]) -> Answers:
+    """What the folds whose oof.npz these are have answered; `clips` are those that were held out, and others."""
+    row_of = {name: row for row, name in enumerate(clips.fname)}
+    truth, rows, predicted = [], [], []
+    for path in paths:
+        with np.load(path) as part:
+            truth.append(part["target"])
+            rows += [row_of[name] for name in part["fname"].tolist()]
+            predicted.append(part["probabilities"].mean(0).argmax(1))
+    return Answers(np.concatenate(truth), clips.group[rows], np.concatenate(predicted))

@@ -33,6 +33,7 @@ from system.errors import UserError
 from system.extensions import REGISTERED, load, with_options
 from system.options import to_plain
 from training.runs import fold_folder, started_run
+from util import class_weights
 
 if TYPE_CHECKING:
     import torch
@@ -75,10 +76,12 @@ def resolve(config: TrainConfig, store: Store, fold: Fold, device: torch.device 
     with one, which is kept.
     """
     asked, labels = config.optim, store.clips("train").target
+    counts = tuple(np.bincount(labels, minlength=len(store.classes)).tolist())
     settings: dict[str, Any] = dict(vars(asked))
     settings["batch_size"] = BATCH_SIZE if asked.batch_size == "auto" else asked.batch_size
     if asked.epochs is None:  # the same for all folds, and for a dry run with a part of the clips
-        settings["epochs"] = default_epochs(len(labels) * (store.folds - 1) // store.folds)
+        rarest = float(class_weights(counts, asked.balance + asked.class_weights).max())  # drawn, times weighed
+        settings["epochs"] = default_epochs(len(labels) * (store.folds - 1) // store.folds, rarest)
     if asked.optimizer == "auto":
         settings["optimizer"] = "muon"
     rate, decay = usual_rates(settings["optimizer"])
@@ -87,7 +90,7 @@ def resolve(config: TrainConfig, store: Store, fold: Fold, device: torch.device 
     run = RunConfig(
         model=config.model,
         classes=store.classes,
-        class_counts=tuple(np.bincount(labels, minlength=len(store.classes)).tolist()),
+        class_counts=counts,
         features=config.features.resolve(store.sample_rate, store.clip_samples),
         augment=config.augment.resolve(),
         optim=OptimConfig(**settings),

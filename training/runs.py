@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,8 +16,11 @@ from system.errors import UserError
 from system.files import remove_leftovers, replacing
 from system.locks import locked
 from system.options import command_line, flat, to_plain
-from training.heldout import out_of_fold_hits
-from util import format_accuracy
+from training.heldout import out_of_fold
+from util import never_predicted, uneven
+
+if TYPE_CHECKING:
+    from dataset import Store
 
 
 def fold_folder(config: TrainConfig, run: RunConfig) -> Path:
@@ -153,7 +157,7 @@ def refuse_another_recipe(run: RunConfig, folder: Path) -> None:
             )
 
 
-def conclude(config: TrainConfig, runs: Sequence[RunConfig]) -> None:
+def conclude(config: TrainConfig, store: Store, runs: Sequence[RunConfig]) -> None:
     """Say what is known over all folds of the data set, `runs`, where they are finished, and what to type next."""
     folders = [fold_folder(config, run) for run in runs]
     missing = [run.fold for run, folder in zip(runs, folders, strict=True) if finished_run(folder) != run]
@@ -166,9 +170,10 @@ def conclude(config: TrainConfig, runs: Sequence[RunConfig]) -> None:
         print(f"next: {command_line(config, folds=tuple(others or missing), restart=bool(others))}")
         return
     if not full and not missing:
-        right = np.concatenate([out_of_fold_hits(folder / "oof.npz") for folder in folders])
-        said = format_accuracy(float(right.mean()), len(right))
-        print(f"all {len(runs)} folds: out-of-fold accuracy {said}")
+        answers = out_of_fold(store.clips("train"), [folder / "oof.npz" for folder in folders])
+        print(f"all {len(runs)} folds: out-of-fold {answers.told(runs[0].classes, runs[0].class_counts)}")
+        if never_predicted(answers.truth, answers.predicted) and uneven(runs[0].class_counts):
+            say_balance(config, runs[0])
         print(f"{command_line(ReportConfig(config.work))} says what it gets wrong, and which runs to put together")
     if config.limit:
         print(f"a dry run; on all clips: {command_line(config, limit=0, restart=False)}")
@@ -179,6 +184,14 @@ def conclude(config: TrainConfig, runs: Sequence[RunConfig]) -> None:
     models, needed = (config.model,), config.extensions
     label = InferenceConfig(clips, config.work, size, models, tag=config.tag, folds=folds, extensions=needed)
     print(f"next: {command_line(label)}" + (", with your folder of clips for CLIPS" if clips else ""))
+
+
+def say_balance(config: TrainConfig, run: RunConfig) -> None:
+    """Print which command trains with rare classes drawn more often, where the run does not."""
+    if not run.optim.balance:
+        optim = dataclasses.replace(config.optim, balance=1.0)
+        again = command_line(config, optim=optim, tag=f"{config.tag}balanced", folds=None, restart=False)
+        print(f"rare classes are drawn more often by --balance: {again}")
 
 
 def update_table(path: Path, row: Mapping[str, Any], key: Sequence[str]) -> None:
