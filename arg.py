@@ -23,6 +23,7 @@ TIMM_WEIGHTS = "timm:"  # RunConfig.weights where they are timm's own
 Fold = int | str  # an index, or FULL
 MANIFEST_ROLES = ("path", "label", "group", "fold", "split")  # what a column of a manifest may be
 ARCHIVES = ("speech_commands_v0.01", "speech_commands_v0.02")  # what --download fetches
+LOWEST_RATE, HIGHEST_RATE = 100, 1_000_000  # Hz: infrasound and ultrasound are recorded at 250 Hz and 500 kHz
 NO_LIST = Path("none")  # of --relabel
 PRESENTATIONS = 56_000  # clips that a fold is shown at least, where --epochs is not given, ...
 EPOCHS = (13, 200)  # ... in no fewer and no more epochs than these
@@ -100,7 +101,7 @@ class PreprocessConfig(Command):
     picture: bool = option(False, "--picture", help="draw durations, levels and classes: audit.png")
     sample_rate: int | None = option(
         None, "--sample-rate", metavar="HZ", help="default: the clips' most common one",
-        check=(lambda hertz: 1000 <= hertz <= 384_000, "use 1000 to 384000 Hz"))
+        check=(lambda hertz: LOWEST_RATE <= hertz <= HIGHEST_RATE, f"use {LOWEST_RATE} to {HIGHEST_RATE} Hz"))
     clip_seconds: float | None = option(
         None, "--clip-seconds", metavar="S",
         help="window length; default: 95th percentile of the durations, rounded up to 0.1 s",

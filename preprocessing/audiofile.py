@@ -2,13 +2,51 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import shlex
+from collections.abc import Generator, Iterator
+from fractions import Fraction
+from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 from numpy.typing import NDArray
 
-from preprocessing.files import UNSAFE_NAME
+from preprocessing.audit import CLIPPED_SHARE
+from preprocessing.files import FFMPEG_SUFFIXES, UNSAFE_NAME
+
+UNKNOWN = 1 << 60  # frames of a file whose header does not say how many; or more
+INT16_SCALE = 32768.0  # full scale of float samples that are 16-bit numbers
+OVERSHOOT = 2.0  # full scales that a few samples may reach, which are clipped
+
+# How files begin that FFmpeg reads, from which byte on, and its name for that. Given that name it guesses nothing: it
+# takes no text for a playlist of other files, and no noise for a stream.
+CONTAINERS = (
+    (4, b"ftyp", "mov"),
+    (4, b"moov", "mov"),
+    (4, b"mdat", "mov"),
+    (4, b"wide", "mov"),
+    (4, b"free", "mov"),
+    (4, b"skip", "mov"),
+    (0, b"\x1aE\xdf\xa3", "matroska"),
+    (0, b"0&\xb2u\x8ef\xcf\x11", "asf"),
+    (0, b"#!AMR", "amr"),
+    (0, b"OggS", "ogg"),
+    (0, b"RIFF", "wav"),
+    (0, b"RF64", "wav"),
+    (0, b"fLaC", "flac"),
+    (0, b"caff", "caf"),
+    (0, b"FORM", "aiff"),
+    (0, b".snd", "au"),
+    (0, b"NIST_1A", "nistsphere"),
+    (0, b"ID3", "aac"),  # before another kind of stream libsndfile reads it
+    (0, b"\xff\xf1", "aac"),
+    (0, b"\xff\xf9", "aac"),
+)
+FFMPEG_ALONE = {"mov": "mp4", "matroska": "webm", "asf": "wma", "amr": "amr", "aac": "aac"}  # as people call them
+STREAMS = {"aac", "amr"}  # without a header for the whole: their lengths are estimates, often wrong
 
 
 class UnusableError(ValueError):
@@ -26,6 +64,7 @@ class AudioFile:
         self.channels: int = self._file.channels
         self.frames: int = self._file.frames  # as its header says; of an MP3, an estimate
         self.int16: bool = self._file.subtype == "PCM_16"  # nothing is lost when it is read as that
+        self.floating: bool = self._file.subtype in ("FLOAT", "DOUBLE")  # as stored: nothing says what full scale is
         # After each read soundfile would seek, and an MP3's decoder begin anew in the middle; in a pipe it does not.
         self._file.seekable = lambda: False
 
@@ -51,13 +90,172 @@ class AudioFile:
         return frames < self.frames - self.rate // 20 or _mended(self._file.extra_info)
 
 
-def open_audio(path: str) -> AudioFile:
-    """The file at `path`; UnusableError for a name or a kind of file that is not opened. soundfile's errors pass."""
+class FFmpegFile:
+    """A file that FFmpeg reads, through PyAV, with the same attributes; what encoders add in front, it leaves out."""
+
+    int16 = False
+
+    def __init__(self, path: str, container: str) -> None:
+        import av
+
+        if not container:
+            raise UnusableError("unreadable: Format not recognised")
+        with _plain_errors():
+            self._file = av.open(path, format=container)
+        self._blocks = self._decoded()
+        first = next(self._blocks, None)
+        if first is None:
+            self._file.close()
+            raise UnusableError("empty: holds no samples")
+        self._waiting = [first]
+        codec = self._file.streams.audio[0].codec_context.name
+        self.channels = first.shape[1]
+        self.floating = codec.startswith(("pcm_f32", "pcm_f64"))
+        self._container = container
+        self.frames = UNKNOWN
+        if container not in STREAMS and self._file.duration:
+            self.frames = self._file.duration * self.rate // 1_000_000
+
+    def _decoded(self) -> Generator[NDArray[np.float32], None, None]:
+        """The frames as they come, (frames, channels); UnusableError where there are none or they change."""
+        audio = self._file.streams.audio
+        if not audio:
+            raise UnusableError("holds no sound")
+        audio[0].codec_context.thread_count = 1
+        found, waiting, length = None, None, 0
+        with _plain_errors():
+            for frame in self._file.decode(audio[0]):
+                kind = frame.sample_rate, frame.layout.nb_channels
+                if found is None:
+                    found, self.rate = kind, frame.sample_rate
+                if kind != found:
+                    raise UnusableError("its sample rate or its channels change")
+                if waiting is not None:
+                    yield waiting
+                samples = frame.to_ndarray()
+                samples = samples.T if frame.format.is_planar else samples.reshape(-1, kind[1])
+                if samples.dtype == np.uint8:
+                    samples = samples.astype(np.int16) - 128 << 8
+                scale = 1.0 if samples.dtype.kind == "f" else 2.0 ** (1 - 8 * samples.itemsize)
+                waiting = np.multiply(samples, scale, dtype=np.float32, casting="unsafe")
+                # The last block of an MP4 is filled up, and its duration says what counts.
+                length = frame.duration if frame.time_base == Fraction(1, frame.sample_rate) else 0
+        if waiting is not None:
+            yield waiting[: length or None]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._blocks.close()
+        self._file.close()
+
+    def seek(self, frame: int) -> int:
+        return 0  # what lies before is read: a container's times are rounded
+
+    def read(self, frames: int, kind: str) -> NDArray[Any]:
+        count = sum(map(len, self._waiting))
+        while count < frames and (block := next(self._blocks, None)) is not None:
+            self._waiting.append(block)
+            count += len(block)
+        samples = np.concatenate(self._waiting)
+        self._waiting = [samples[frames:]]
+        return samples[:frames]
+
+    def truncated(self, frames: int) -> bool:
+        return self.frames < UNKNOWN and frames < self.frames - self.rate // 20
+
+
+@contextlib.contextmanager
+def _plain_errors() -> Iterator[None]:
+    """PyAV's errors in the body as ValueErrors, in FFmpeg's words."""
+    import av
+
+    try:
+        yield
+    except av.FFmpegError as error:
+        raise ValueError(error.strerror) from None
+
+
+class FloatLevels:
+    """What float samples tell about their full scale, block by block."""
+
+    def __init__(self) -> None:
+        self.peak = 0.0
+        self._small = True  # all are -1, 0 or 1: silence, with the last bit's noise if they are 16-bit numbers
+        self._values = 0
+        self._beyond = dict.fromkeys((1.0, INT16_SCALE), 0)
+
+    def add(self, block: NDArray[np.float32]) -> None:
+        size = np.abs(block)
+        self.peak = float(np.maximum(self.peak, size.max(initial=0)))  # NaN stays
+        self._small = self._small and self.peak <= 1 and not (size % 1).any()
+        self._values += size.size
+        for scale in self._beyond:
+            self._beyond[scale] += int(np.count_nonzero(size > scale))
+
+    @property
+    def tells(self) -> bool:
+        """Whether they tell anything; silence does not, nor does what no kind of sample holds."""
+        return not self._small and self.peak < 2**32
+
+    def fits(self, scale: float) -> bool:
+        """Whether `scale` can be full scale: little, and few, beyond it."""
+        few = self._beyond[scale] <= CLIPPED_SHARE * self._values
+        return self.peak <= scale or (few and self.peak <= OVERSHOOT * scale)
+
+    def insist(self, scale: float) -> None:
+        """UnusableError where `scale` is not their full scale."""
+        if not self.fits(scale):
+            limit = f"\N{PLUS-MINUS SIGN}{scale:,.0f}"
+            peak = f"{self.peak:,.0f}" if self.peak >= 100 else f"{self.peak:.3g}"
+            raise UnusableError(f"float samples beyond {limit}, the full scale (peak {peak}): save them scaled "
+                                "to that, or as 16-bit integers")  # fmt: skip
+        if scale > 1 and self.peak <= 1 and not self._small:
+            raise UnusableError(f"float samples within \N{PLUS-MINUS SIGN}1 (peak {self.peak:.3g}) beside files whose "
+                                f"full scale is {scale:,.0f}: save all alike")  # fmt: skip
+
+
+def open_audio(path: str) -> AudioFile | FFmpegFile:
+    """The file at `path`; UnusableError for a name or a kind of file that is not opened.
+
+    What libsndfile does not read is left to FFmpeg. Their errors pass: RuntimeError, ValueError, OSError.
+    """
     if UNSAFE_NAME.search(path):
         raise UnusableError("its name holds a control character or is not UTF-8")
     if not os.path.isfile(path):  # noqa: PTH113 (a Path for each of 60,000 files is slow)
         raise UnusableError("not a file: a dangling link, a pipe or a device")  # opening a pipe would wait for ever
-    return AudioFile(path)
+    try:
+        return AudioFile(path)
+    except RuntimeError:  # soundfile's
+        container = _container(path)
+        needed = Path(path).suffix.lower() in FFMPEG_SUFFIXES or container in FFMPEG_ALONE
+        if not container and not needed:
+            raise
+        try:
+            return FFmpegFile(path, container)
+        except ImportError:
+            if needed:
+                raise UnusableError(_without_ffmpeg(Path(path), container)) from None
+        except ValueError:
+            if needed:
+                raise
+        raise
+
+
+def _container(path: str) -> str:
+    """FFmpeg's name of the kind of file at `path`, '' for one that it is not asked to read."""
+    with open(path, "rb") as file:  # noqa: PTH123
+        start = file.read(16)
+    return next((name for at, mark, name in CONTAINERS if start.startswith(mark, at)), "")
+
+
+def _without_ffmpeg(path: Path, container: str) -> str:
+    suffix = path.suffix.lower()
+    kind = suffix[1:] if suffix in FFMPEG_SUFFIXES else FFMPEG_ALONE[container]
+    converted = path.stem + (".flac" if suffix == ".wav" else ".wav")
+    way_out = f"ffmpeg -i {shlex.quote(path.name)} {shlex.quote(converted)}"
+    return f"{kind} is not read without PyAV: pip install av, or convert: {way_out}"
 
 
 def _mended(log: str) -> bool:

@@ -10,16 +10,18 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from preprocessing.audiofile import AudioFile, UnusableError, open_audio
+from arg import HIGHEST_RATE, LOWEST_RATE
+from preprocessing.audiofile import UNKNOWN, AudioFile, FFmpegFile, FloatLevels, UnusableError, open_audio
 from preprocessing.store import writing
 from preprocessing.workers import STALL_SECONDS, isolated
 from system.console import progress
@@ -37,8 +39,8 @@ SECOND_BYTES = 200_000  # of a recording that parts are cut out of, about: 48 kH
 BLOCK_VALUES = 1 << 18  # of a long file, read at a time: frames x channels
 COPY_BYTES = 1 << 20  # of samples at a time
 SPARE_SECONDS = 0.1  # that a part may end after its recording: times are often rounded
-UNKNOWN = 1 << 60  # frames of a file whose header does not say, or more
 LONGEST_HOURS = 24  # of a file: a few bytes of FLAC can stand for hours, and would fill the disk
+UNREADABLE = (OSError, ValueError, RuntimeError, MemoryError)  # soundfile's and soxr's are RuntimeErrors
 Key = tuple[str, str, int, int]  # of a file: split, fname, size, time of its last change
 
 
@@ -73,6 +75,7 @@ class Source(NamedTuple):
     path: str
     start: float = 0.0  # seconds
     end: float = 0.0  # seconds; 0: up to the file's end
+    full_scale: float = 1.0  # of float samples
 
 
 class _Chunk(NamedTuple):
@@ -83,13 +86,27 @@ class _Chunk(NamedTuple):
     bands: Floats  # (usable files, bands), as `spectral_bands` has them, or (0, 0)
 
 
-def decode_stream(files: Sequence[File], sample_rate: int, scratch: Path) -> Generator[Decoded, None, None]:
+class Header(NamedTuple):
+    """What the header of a file says."""
+
+    rate: int = 0  # Hz; 0 where it cannot be read
+    frames: int = 0
+    floating: bool = False  # its samples are floats
+    reason: str = ""  # why it cannot be read
+
+
+def decode_stream(
+    files: Sequence[File], sample_rate: int, scratch: Path, full_scale: float = 1.0
+) -> Generator[Decoded, None, None]:
     """Decode `files` in order, at `sample_rate` (Hz), with a bounded number under way whatever their number.
+
+    `full_scale` is that of float samples.
 
     Samples pass through `scratch`, a folder that is made and removed. What is not asked for is not decoded.
     """
     with _folder(scratch):
-        for path, audios, _ in _decode_chunks(files, sample_rate, scratch, compare=False):
+        sources = _chunks(files, lambda file: full_scale)
+        for path, audios, _ in _decode_chunks(sources, sample_rate, scratch, compare=False):
             # copy on write, only since torch asks for memory that may be written
             waves = np.memmap(path, "<i2", "c") if path.stat().st_size else np.empty(0, np.int16)
             path.unlink()  # the map keeps the samples
@@ -102,11 +119,12 @@ def decode_files(
     sample_rate: int,
     waves: Path,
     note_down: Callable[[list[tuple[File, Audio]]], None] = lambda chunk: None,
+    full_scale: Mapping[str, float] = MappingProxyType({}),
 ) -> tuple[list[Audio], Floats]:
     """Decode `files` on all cores and append their samples, in their order, to `waves`.
 
     Returns the audio of each, and the `spectral_bands` of those that have some, (usable files, bands). `note_down` is
-    given each chunk of files when its samples are there.
+    given each chunk of files when its samples are there. `full_scale` is that of a split's float samples, where not 1.
     """
     parts = [np.empty((0, 0), np.float32)]
     if not files:
@@ -118,7 +136,8 @@ def decode_files(
 
         def written() -> Iterator[Audio]:
             rest, buffer = iter(files), memoryview(bytearray(COPY_BYTES))  # new memory for each part takes longer
-            for samples, audios, bands in _decode_chunks(files, sample_rate, scratch, compare=True):
+            sources = _chunks(files, lambda file: full_scale.get(file.split, 1.0))
+            for samples, audios, bands in _decode_chunks(sources, sample_rate, scratch, compare=True):
                 start = out.tell() // 2
                 with samples.open("rb", buffering=0) as decoded:
                     while size := decoded.readinto(buffer):
@@ -147,23 +166,23 @@ def _folder(scratch: Path) -> Iterator[None]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _decode_chunks(files: Sequence[File], sample_rate: int, scratch: Path, compare: bool) -> Iterator[_Chunk]:
-    """`_read_chunk` of all files in order."""
+def _decode_chunks(sources: Iterable[list[Source]], sample_rate: int, scratch: Path, compare: bool) -> Iterator[_Chunk]:
+    """`_read_chunk` of all in order."""
 
     def lost(_: Source, reason: str) -> _Chunk:
         audio = Audio(reason=f"unreadable: its decoder {reason}")
         return _Chunk(_Samples(scratch).close(), [audio], np.empty((0, 0), np.float32))
 
     read = partial(_read_chunk, sample_rate=sample_rate, scratch=scratch, compare=compare)
-    return isolated(read, _chunks(files), lost)
+    return isolated(read, sources, lost)
 
 
-def _chunks(files: Iterable[File]) -> Iterator[list[Source]]:
+def _chunks(files: Iterable[File], full_scale: Callable[[File], float]) -> Iterator[list[Source]]:
     """What `files` are read from, in lists of at most CHUNK_FILES and about CHUNK_BYTES."""
     chunk: list[Source] = []
     size = 0
     for file in files:
-        chunk.append(Source(file.path, file.start, file.end))
+        chunk.append(Source(file.path, file.start, file.end, full_scale(file)))
         size += min(file.size, int((file.end - file.start) * SECOND_BYTES)) if file.end else file.size
         if len(chunk) == CHUNK_FILES or size >= CHUNK_BYTES:
             yield chunk
@@ -234,12 +253,9 @@ def _read_chunk(
             progressed()
             try:
                 rate, channels, truncated = _read(source, sample_rate, samples, progressed)
-            except (OSError, ValueError, RuntimeError, MemoryError) as error:  # soundfile's and soxr's: RuntimeErrors
+            except UNREADABLE as error:
                 samples.forget(start)
-                reason = getattr(error, "error_string", "") or getattr(error, "strerror", "") or str(error)
-                if not isinstance(error, UnusableError):
-                    reason = f"unreadable: {reason or type(error).__name__}"
-                audios.append(Audio(reason=" ".join(reason.replace("Error : ", "").split()).rstrip(".")))
+                audios.append(Audio(reason=_reason(error)))
                 continue
             progressed(math.inf)
             wave = samples.since(start)
@@ -252,6 +268,14 @@ def _read_chunk(
         offset, length = np.array([audio[:2] for audio in audios if audio.length], np.int64).T
         bands = spectral_bands(np.memmap(written, "<i2", "r"), offset, length, sample_rate)
     return _Chunk(written, audios, bands)
+
+
+def _reason(error: Exception) -> str:
+    """Why a file is not used, from what reading it raised."""
+    reason = getattr(error, "error_string", "") or getattr(error, "strerror", "") or str(error)
+    if not isinstance(error, UnusableError):
+        reason = f"unreadable: {reason or type(error).__name__}"
+    return " ".join(reason.replace("Error : ", "").split()).rstrip(".")
 
 
 def digest_of(samples: NDArray[np.int16]) -> str:
@@ -269,11 +293,13 @@ def _read(source: Source, sample_rate: int, into: _Samples, progressed: Callable
 
     with open_audio(source.path) as file:
         rate, channels, begin, frames = file.rate, file.channels, len(into), 0
-        if not 1000 <= rate <= 384_000:  # a damaged header: resampling from 1 Hz would fill the memory
-            raise UnusableError(f"its sample rate is {rate} Hz")
+        if not LOWEST_RATE <= rate <= HIGHEST_RATE:  # a damaged header: resampling from 1 Hz would fill the memory
+            limits = f"{LOWEST_RATE} to {HIGHEST_RATE:,} Hz"
+            raise UnusableError(f"its sample rate is {rate:,} Hz, not one from {limits}: is its header damaged?")
         exact = channels == 1 and rate == sample_rate and file.int16
         resampler = None if rate == sample_rate else soxr.ResampleStream(rate, sample_rate, 1, "float32", "HQ")
         at_once = min(max(BLOCK_VALUES // channels, 1), file.frames + 1)  # + 1: a short read is the last one
+        levels = FloatLevels() if file.floating else None
         start, left = _skip(file, source, at_once, progressed)
         more = True
         while more:
@@ -287,12 +313,17 @@ def _read(source: Source, sample_rate: int, into: _Samples, progressed: Callable
             if exact:
                 into.append(block[:, 0])
                 continue
+            if levels:
+                levels.add(block)
+                block /= source.full_scale
             mono = block.mean(1)
             if not np.isfinite(mono).all():
                 raise UnusableError("holds NaN or infinite samples")
             into.append(_to_int16(resampler.resample_chunk(mono) if resampler else mono))
         if source.end and left:
             _insist_inside(source, start + frames, rate)
+        if levels:
+            levels.insist(source.full_scale)
         truncated = not source.end and file.truncated(frames)
     if resampler:
         into.append(_to_int16(resampler.resample_chunk(np.empty(0, np.float32), last=True)))
@@ -301,7 +332,9 @@ def _read(source: Source, sample_rate: int, into: _Samples, progressed: Callable
     return rate, channels, int(truncated)
 
 
-def _skip(file: AudioFile, source: Source, at_once: int, progressed: Callable[[], None]) -> tuple[int, int]:
+def _skip(
+    file: AudioFile | FFmpegFile, source: Source, at_once: int, progressed: Callable[[], None]
+) -> tuple[int, int]:
     """Go to where `source` starts; returns that, or the file's end where it comes before, and the frames to read."""
     start, end = round(source.start * file.rate), round(source.end * file.rate)
     at = file.seek(start) if start else 0
@@ -327,33 +360,40 @@ def common_rate(paths: Sequence[str]) -> int:
     """The most common sample rate (Hz) by the headers: of a sample, or of all files where that leaves a doubt."""
 
     def rates(paths: Sequence[str]) -> Counter[int]:
-        return Counter(rate for rate, _ in _headers(paths) if rate)
+        found = headers(paths)
+        return Counter(header.rate for header in found if LOWEST_RATE <= header.rate <= HIGHEST_RATE)
 
     found = rates(paths[:: math.ceil(len(paths) / 1000)])
     if not found or max(found.values()) <= 0.6 * found.total():
         found = rates(paths)
     if not found:
-        raise UserError(f"none of the {len(paths):,} clips can be read, {paths[0]} for one: are they audio files?")
+        why = next(headers(paths[:1])).reason or "are they audio files?"
+        raise UserError(f"none of the {len(paths):,} clips can be read, {paths[0]} for one: {why}")
     return max(found, key=lambda rate: (found[rate], rate))
 
 
 def durations(paths: Sequence[str]) -> list[float]:
     """How long each file is by its header, in seconds; NaN where that cannot be read, or does not say."""
-    return [frames / rate if rate and frames < UNKNOWN else math.nan for rate, frames in _headers(paths)]
+    found = headers(paths)
+    return [header.frames / header.rate if header.rate and header.frames < UNKNOWN else math.nan for header in found]
 
 
-def _headers(paths: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """The sample rate (Hz) and the frames of each file by its header; zeros where that cannot be read."""
+def headers(paths: Sequence[str]) -> Iterator[Header]:
+    """The header of each file, in order."""
     chunks = (list(paths[start : start + CHUNK_FILES]) for start in range(0, len(paths), CHUNK_FILES))
-    return chain.from_iterable(isolated(_read_headers, chunks, lambda path, reason: [(0, 0)]))
+    lost = "unreadable: its decoder {}"
+    return chain.from_iterable(isolated(_read_headers, chunks, lambda _, how: [Header(reason=lost.format(how))]))
 
 
-def _read_headers(paths: list[str]) -> list[tuple[int, int]]:
-    """`_headers` of several files; decoding tells why some have none."""
-    found = [(0, 0)] * len(paths)
+def _read_headers(paths: list[str]) -> list[Header]:
+    """`headers` of several files."""
+    found = []
     with watchdog(STALL_SECONDS) as progressed:
-        for index, path in enumerate(paths):
+        for path in paths:
             progressed()
-            with contextlib.suppress(OSError, ValueError, RuntimeError, MemoryError), open_audio(path) as file:
-                found[index] = file.rate, file.frames
+            try:
+                with open_audio(path) as file:
+                    found.append(Header(file.rate, file.frames, file.floating))
+            except UNREADABLE as error:
+                found.append(Header(reason=_reason(error)))
     return found

@@ -21,13 +21,10 @@ from util import Names
 
 SPLITS = ("train", "test", "noise")
 
-# What soundfile reads, and what it does not but is audio all the same: those are listed as unreadable, not passed over.
-AUDIO_SUFFIXES = frozenset(
-    {
-        *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64", ".rf64"),
-        *(".m4a", ".aac", ".wma", ".webm", ".amr"),
-    }
-)
+FFMPEG_SUFFIXES = frozenset({".m4a", ".aac", ".wma", ".webm", ".amr", ".mp4", ".3gp", ".mka", ".mkv"})
+AUDIO_SUFFIXES = FFMPEG_SUFFIXES | {
+    *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64", ".rf64")
+}  # these soundfile reads, those PyAV
 SPEAKER = re.compile(r"(.+?)_nohash_\d+")
 PART = re.compile(r"#t=[0-9.]+,[0-9.]+$")
 UNSAFE_NAME = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # control characters and bytes that are not UTF-8

@@ -19,6 +19,7 @@ from preprocessing.decode import Audio, Floats, Key, common_rate, decode_files
 from preprocessing.duplicates import find_clusters, reject_duplicates
 from preprocessing.files import SPLITS, File, printable
 from preprocessing.folds import split_clips
+from preprocessing.fullscale import full_scales
 from preprocessing.labels import DROPPED
 from preprocessing.previous import Previous, completed, note_down, previous_store, resume_journal, split_options
 from preprocessing.store import CLIP_COLUMNS, REJECTED_COLUMNS, SAMPLE_MISFIT, STORE_FORMAT, save_store, settle, writing
@@ -69,7 +70,7 @@ def preprocess(config: PreprocessConfig) -> bool:
             _insist(clips, rejected, record)
         split = split_clips(clips, config, before.folds)
         clips["fold"] = split.fold
-        store = _facts(config, data, clips, heard.sample_rate, split.folds)
+        store = _facts(config, data, clips, heard, split.folds)
         fits, misfit = _compare_sample(data, store, clips, rejected)
         store |= {SAMPLE_MISFIT: misfit} if misfit else {}
         changed = save_store(work, store, clips[CLIP_COLUMNS], rejected[REJECTED_COLUMNS], record)
@@ -77,7 +78,7 @@ def preprocess(config: PreprocessConfig) -> bool:
         if config.picture:
             draw_picture(clips[clips["split"] != "noise"], store["classes"], heard.sample_rate, work / PICTURE)
         spare = _spare_note(work / WAVES, clips, rejected)
-    notes = [*data.notes, *before.notes, *voided, *split.notes, *spare, *filter(None, [misfit])]
+    notes = [*data.notes, *before.notes, *heard.notes, *voided, *split.notes, *spare, *filter(None, [misfit])]
     what = f"{heard.new:,} new or changed of {len(data.files):,} files decoded" if changed else "nothing has changed"
     print(*summary_lines(config, store, clips, rejected, record, notes), *filter(None, [fits]), sep="\n")
     print(f"{what}, {clock(time.monotonic() - started)}\n")
@@ -91,6 +92,8 @@ class _Heard(NamedTuple):
     audios: list[Audio]  # of all files
     new: int  # files that were decoded for that
     bands: tuple[NDArray[np.int64], Floats]  # the `spectral_bands` of new clips, by their offsets
+    full_scale: dict[str, float]  # of the float samples of a split, where it has some
+    notes: list[str]
 
 
 def _insist_outside(work: Path, config: PreprocessConfig) -> None:
@@ -124,15 +127,41 @@ def _hear(config: PreprocessConfig, data: DataSet, before: Previous) -> _Heard:
     known: dict[Key, Audio] = {}
     if before.store and before.store["sample_rate"] == sample_rate:
         known |= before.known
-    new = [file for file in data.files if not file.reason and file.key not in known]
+    usable = [file for file in data.files if not file.reason]
+    full_scale, notes = _full_scale(usable, known, before)
+    if before.store:
+        once = before.store.get("full_scale", {})
+        same = {split for split in SPLITS if full_scale.get(split, 1.0) == once.get(split, 1.0)}
+        square = {split for split in full_scale if split not in once}  # if by a version that clipped without a word
+        known = {k: audio for k, audio in known.items() if k[0] in same and (k[0] not in square or not _square(audio))}
+    new = [file for file in usable if file.key not in known]
     if new:
-        known |= resume_journal(config.work, data.root, sample_rate)
+        known |= resume_journal(config.work, data.root, sample_rate, full_scale)
         new = [file for file in new if file.key not in known]
-    audios, bands = decode_files(new, sample_rate, config.work / WAVES, partial(note_down, config.work))
+    audios, bands = decode_files(new, sample_rate, config.work / WAVES, partial(note_down, config.work), full_scale)
     known |= zip((file.key for file in new), audios, strict=True)
     offset = np.array([audio.offset for audio in audios if audio.length], np.int64)
     every = [Audio(reason=file.reason) if file.reason else known[file.key] for file in data.files]
-    return _Heard(sample_rate, every, len(new), (offset, bands))
+    return _Heard(sample_rate, every, len(new), (offset, bands), full_scale, notes)
+
+
+def _square(audio: Audio) -> bool:
+    """Whether most of a clip lies at its extremes."""
+    return audio.clipped > 0.5
+
+
+def _full_scale(files: Sequence[File], known: dict[Key, Audio], before: Previous) -> tuple[dict[str, float], list[str]]:
+    """What float samples of each split are divided by, and notes; decided where it has new files.
+
+    Also where nothing has been decided yet, and clips look as if samples beyond full scale had been clipped.
+    """
+    kept = before.store.get("full_scale", {}) if before.store else {}
+    odd = {
+        file.split for file in files if file.key not in known or (file.split not in kept and _square(known[file.key]))
+    }
+    found = full_scales({split: [file for file in files if file.split == split] for split in SPLITS if split in odd})
+    values = {split: value for split, value in kept.items() if split not in odd}
+    return values | {split: scale.value for split, scale in found.items()}, [s.note for s in found.values() if s.note]
 
 
 def _table(files: Sequence[File], audios: Iterable[Audio]) -> DataFrame:
@@ -172,8 +201,9 @@ def _insist(clips: DataFrame, rejected: DataFrame, record: Record) -> None:
     raise UserError(f"{row['fname']}: {row[column]} ({counts}; without --strict, {REJECTED} and {CLIPS} list them)")
 
 
-def _facts(config: PreprocessConfig, data: DataSet, clips: DataFrame, sample_rate: int, folds: int) -> dict[str, Any]:
+def _facts(config: PreprocessConfig, data: DataSet, clips: DataFrame, heard: _Heard, folds: int) -> dict[str, Any]:
     """What store.json says."""
+    sample_rate = heard.sample_rate
     train = clips[clips["split"] == "train"]
     return {
         "format": STORE_FORMAT,
@@ -188,6 +218,7 @@ def _facts(config: PreprocessConfig, data: DataSet, clips: DataFrame, sample_rat
         "counts": {split: int((clips["split"] == split).sum()) for split in SPLITS},
         "options": split_options(config),
         "noise": config.noise and str(config.noise.resolve()),
+        **({"full_scale": heard.full_scale} if heard.full_scale else {}),
     }
 
 

@@ -104,13 +104,14 @@ def previous_store(config: PreprocessConfig, root: Path) -> Previous:
     return Previous([], old, clips, known, folds)
 
 
-def resume_journal(work: Path, root: Path, sample_rate: int) -> dict[Key, Audio]:
+def resume_journal(work: Path, root: Path, sample_rate: int, full_scale: dict[str, float]) -> dict[Key, Audio]:
     """What a run that was killed had decoded, by its journal, and is in WAVES.
 
-    Without a journal, or with that of another data set or rate, a new one is begun.
+    Without a journal, or with that of another data set, rate or full scale, a new one is begun.
     """
     path, waves = work / JOURNAL, work / WAVES
     facts = {"format": STORE_FORMAT, "root": str(root), "sample_rate": sample_rate}
+    facts |= {"full_scale": full_scale} if full_scale else {}
     try:
         lines = path.read_text("ascii").splitlines()
         if not waves.exists() or not waves.stat().st_size or json.loads(lines[0]) != facts:

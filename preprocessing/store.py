@@ -42,7 +42,8 @@ def load_store(work: Path) -> dict[str, Any]:
     Keys: format, root, test_root, sample_submission, sample_rate (Hz), clip_samples, classes (sorted), folds (as made),
     grouped (whether groups were found), counts (clips per split), options (those that decide labels and folds), noise
     (the folder of --noise; absent in older stores), sample_misfit (why the sample submission does not fit; absent where
-    it does). UserError where it is missing, unreadable or of another format.
+    it does), full_scale (what a split's float samples were divided by; absent where there were none, and in older
+    stores). UserError where it is missing, unreadable or of another format.
     """
     path = work / STORE
     try:
