@@ -508,7 +508,7 @@ class InferenceConfig(Command):
 
     # fmt: off
     input_path: Path | None = option(
-        None, "-i", "--input-path", metavar="DIR", help="folder of clips; default: the test clips")
+        None, "-i", "--input-path", metavar="PATH", help="folder of clips, or one clip; default: the test clips")
     work: Path = option(Path("work"), "-w", "--work", metavar="DIR", help="holds runs/")
     features: SizeOptions = part(SizeOptions)
     models: tuple[str, ...] = option(

@@ -66,6 +66,8 @@ def label(config: InferenceConfig, ensemble: Ensemble, device: torch.device) -> 
         written = write_submission(config.output, form, ensemble.classes, partial(results.read, fill=prior))
         results.remove()
     tell_labels(written.predicted, written.near_ties, counts, ensemble.classes)
+    if clips.longer.count:
+        print(f"warning: {clips.longer}", file=sys.stderr)
     truth = np.full(len(clips.names), -1)  # by clip, -1 where there is none or the clip could not be read
     truth[: len(clips)] = clips.target
     truth[results.bad] = -1

@@ -23,7 +23,9 @@ from dataset import Clips, Store, gather
 from prediction.forms import ClipForm, read_form
 from preprocessing.decode import decode_stream
 from preprocessing.files import ClipFolder, is_test_root
+from preprocessing.fullscale import FullScale, full_scales
 from preprocessing.store import load_rejected
+from preprocessing.summary import LONG
 from system.errors import UserError
 from system.paths import CLIPS, STORE
 from util import Names
@@ -31,6 +33,26 @@ from util import Names
 Batch = tuple[Tensor, NDArray[np.bool_]]  # (B, clip_samples) int16 waves; which of them could not be read
 Batches = Generator[Batch, None, None]
 MEND = "mend or remove it, or use --on-bad-clip majority"
+
+
+@dataclass
+class Longer:
+    """The clips met so far that are longer than the window by a quarter or more."""
+
+    window: float  # seconds
+    count: int = 0
+    longest: float = 0.0  # seconds
+
+    def add(self, seconds: NDArray[np.float64]) -> None:
+        self.count += int((seconds >= LONG * self.window).sum())
+        self.longest = max(self.longest, float(seconds.max(initial=0)))
+
+    def __str__(self) -> str:
+        return (
+            f"{self.count:,} clips are longer than the window of {self.window:g} s by a quarter or more, up to "
+            f"{self.longest:.1f} s, and judged by their central {self.window:g} s: cut them, or train with longer "
+            "windows (preprocess.py --clip-seconds)"
+        )
 
 
 @dataclass(frozen=True)
@@ -47,6 +69,7 @@ class TestClips:
     # (batch size, first clip, scratch folder, strict) -> the batches from that clip on; strict: UserError names a clip
     # that cannot be read
     waves: Callable[[int, int, Path, bool], Batches]
+    longer: Longer  # a folder's are met on the way
 
     def __len__(self) -> int:
         return len(self.target)
@@ -74,6 +97,10 @@ def find_clips_to_label(config: InferenceConfig, run: RunConfig) -> TestClips:
     files = ClipFolder.scan(config.input_path)
     form, rows = wanted(folder_form(config, store, config.input_path, files.names, run.classes), len(files))
     files = part_of_folder(files, rows)
+    scale = full_scales({"test": files}).get("test", FullScale(1.0, ""))
+    if scale.note:
+        print(scale.note)
+    longer = Longer(run.features.clip_samples / run.features.sample_rate)
     index = {name: position for position, name in enumerate(run.classes)}
     return TestClips(
         names=files.names,
@@ -83,7 +110,8 @@ def find_clips_to_label(config: InferenceConfig, run: RunConfig) -> TestClips:
         form=form,
         origin="folder",
         stamps=(files.size, files.mtime_ns),
-        waves=partial(decoded_waves, files, run.features),
+        waves=partial(decoded_waves, files, run.features, scale.value, longer),
+        longer=longer,
     )
 
 
@@ -106,6 +134,8 @@ def store_clips(config: InferenceConfig, store: Store, run: RunConfig) -> TestCl
         name, reason = rejected.iloc[0][["fname", "reason"]]
         more = f", and {len(rejected) - 1} more" if len(rejected) > 1 else ""
         raise UserError(f"{name}: {reason}{more}; {MEND}")
+    longer = Longer(features.clip_samples / features.sample_rate)
+    longer.add(clips.length / features.sample_rate)
     return TestClips(
         names=names[rows],
         lost=len(rejected),
@@ -115,6 +145,7 @@ def store_clips(config: InferenceConfig, store: Store, run: RunConfig) -> TestCl
         origin=file_digest(store.work / CLIPS),
         stamps=(),
         waves=partial(stored_waves, clips, features),
+        longer=longer,
     )
 
 
@@ -177,17 +208,25 @@ def stored_waves(
 
 
 def decoded_waves(
-    files: ClipFolder, features: FeatureConfig, batch_size: int, start: int, scratch: Path, strict: bool
+    files: ClipFolder,
+    features: FeatureConfig,
+    full_scale: float,
+    longer: Longer,
+    batch_size: int,
+    start: int,
+    scratch: Path,
+    strict: bool,
 ) -> Batches:
-    """`TestClips.waves` of a folder, decoded in pieces of other sizes than the batches."""
+    """`TestClips.waves` of a folder, decoded in pieces of other sizes than the batches; `longer` is filled."""
     size = features.clip_samples
     windows, bad = torch.zeros((0, size), dtype=torch.int16), np.zeros(0, np.bool_)
-    for part in decode_stream(files[start:], features.sample_rate, scratch):
+    for part in decode_stream(files[start:], features.sample_rate, scratch, full_scale):
         unread = np.array([reason != "" for reason in part.reason])
         if strict and unread.any():
             first = int(unread.argmax())
             raise UserError(f"{files.names[start + first]}: {part.reason[first]}; {MEND}")
         start += len(unread)
+        longer.add(part.length / features.sample_rate)
         central = (part.length - size) // 2
         windows = torch.cat([windows, gather(torch.from_numpy(part.waves), part.offset, part.length, central, size)])
         bad = np.concatenate([bad, unread])

@@ -47,6 +47,7 @@ CONTAINERS = (
 )
 FFMPEG_ALONE = {"mov": "mp4", "matroska": "webm", "asf": "wma", "amr": "amr", "aac": "aac"}  # as people call them
 STREAMS = {"aac", "amr"}  # without a header for the whole: their lengths are estimates, often wrong
+WHOLE = {"mov", "matroska"}  # whose headers tell the length of what is heard
 
 
 class UnusableError(ValueError):
@@ -121,7 +122,8 @@ class FFmpegFile:
         audio = self._file.streams.audio
         if not audio:
             raise UnusableError("holds no sound")
-        audio[0].codec_context.thread_count = 1
+        if audio[0].codec_context is None:
+            raise UnusableError("holds sound of a kind that FFmpeg does not know")
         found, waiting, length = None, None, 0
         with _plain_errors():
             for frame in self._file.decode(audio[0]):
@@ -163,18 +165,18 @@ class FFmpegFile:
         return samples[:frames]
 
     def truncated(self, frames: int) -> bool:
-        return self.frames < UNKNOWN and frames < self.frames - self.rate // 20
+        return self._container in WHOLE and self.frames < UNKNOWN and frames < self.frames - self.rate // 20
 
 
 @contextlib.contextmanager
 def _plain_errors() -> Iterator[None]:
-    """PyAV's errors in the body as ValueErrors, in FFmpeg's words."""
-    import av
-
+    """PyAV's errors in the body as ValueErrors: they are of many kinds, where a file is damaged."""
     try:
         yield
-    except av.FFmpegError as error:
-        raise ValueError(error.strerror) from None
+    except (UnusableError, ImportError):
+        raise
+    except Exception as error:
+        raise ValueError(getattr(error, "strerror", "") or str(error)) from error
 
 
 class FloatLevels:

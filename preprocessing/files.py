@@ -146,19 +146,27 @@ def find(
         yield File(split, prefix + name, size, mtime_ns, label_of(name), entry.path, group_of(name))
 
 
-def find_clips(folder: Path) -> Iterator[File]:
-    """The clips to label: audio files under `folder`, or under its audio/ where that is all there is in it.
+def find_clips(path: Path) -> Iterator[File]:
+    """The clips to label: audio files under the folder `path`, or under its audio/ where that is all there is in it.
 
-    They are named relative to that. UserError where there is none.
+    They are named relative to that. `path` may also be the only one. UserError where there is none.
     """
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; give the folder of the clips to label")
-    top = inside(folder.resolve())
+    suffixes = " ".join(sorted(AUDIO_SUFFIXES))
+    if path.is_file():
+        if path.suffix.lower() not in AUDIO_SUFFIXES:
+            raise UserError(f"{path}: not audio by its name ({suffixes}); give a clip, or the folder of those to label")
+        whole = path.parent.resolve() / path.name
+        size, mtime_ns = file_stat(whole) or (0, 0)
+        yield File("test", path.name, size, mtime_ns, "", str(whole))
+        return
+    if not path.is_dir():
+        raise UserError(f"{path}: no such folder or file; give the folder of the clips to label, or a clip")
+    top = inside(path.resolve())
     file = None
     for file in find(top, top, "test", Counter()):
         yield file
     if file is None:
-        raise UserError(f"{folder}: no audio file found ({' '.join(sorted(AUDIO_SUFFIXES))})")
+        raise UserError(f"{path}: no audio file found ({suffixes})")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,8 @@ from arg import PreprocessConfig
 from preprocessing.folds import units_of
 from system.console import clock
 from system.paths import CLIPS, PICTURE, REJECTED
+
+LONG = 1.25  # windows, from which on a clip is said to be longer
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -87,6 +90,8 @@ def summary_lines(
         lines.append(f"flagged, and kept: {kinds}; see {config.work / CLIPS}")
     if clusters := clips.loc[clips["cluster"] != "", "cluster"].nunique():
         lines.append(f"near duplicates: {found['near-duplicate']:,} clips in {clusters:,} clusters")
+    if longer := _longer(train, test, store["clip_samples"], rate):
+        notes.append(longer)
     if record:
         lines.append(f"decided by hand: {describe(record)}; see {config.work / RECORD}")
     if config.picture:
@@ -107,3 +112,21 @@ def summary_lines(
             examples = zip(same["fname"][:3], same["reason"][:3], strict=True)
             lines += [f"    {name}: {reason}" for name, reason in examples]
     return lines
+
+
+def _longer(train: DataFrame, test: DataFrame, window: int, rate: int) -> str:
+    """What becomes of clips much longer than the window (samples), '' where there is none."""
+    found = [clips["length"][clips["length"] >= LONG * window] for clips in (train, test)]
+    if not sum(map(len, found)):
+        return ""
+    longest = max(length.max() for length in found if len(length)) / rate
+    what = " and ".join(
+        f"{len(long):,} {name}" for long, name in zip(found, ("training", "test"), strict=True) if len(long)
+    )
+    seconds = math.ceil(10 * longest) / 10
+    return (
+        f"longer than the window of {window / rate:g} s by a quarter or more: {what} clips, up to {longest:.1f} s. "
+        "Training takes a random window of each in every epoch; held out or to be labelled, it is judged by its "
+        f"central one. --clip-seconds {seconds:g} takes all of them; columns start_time and end_time of a manifest cut "
+        "clips out of them"
+    )

@@ -136,7 +136,7 @@ KINDS = [
     Kind("yes/no channels.wav", patched(22, b"\0\0"), None, "unreadable"),
     Kind("yes/nan.wav", sound(with_value(np.nan), subtype="FLOAT"), None, "holds NaN"),
     Kind("yes/infinite.wav", sound(with_value(-np.inf), subtype="DOUBLE"), None, "holds NaN or infinite"),
-    Kind("yes/over full scale.wav", sound(lambda wave: 9 * wave, subtype="FLOAT"), "clipped"),
+    Kind("yes/over full scale.wav", sound(lambda wave: 9 * wave, subtype="FLOAT"), None, "float samples beyond"),
     Kind("yes/full scale.wav", sound(lambda wave: np.clip(9 * wave, -1, 1)), "clipped"),
     Kind("yes/one sample.wav", sound(lambda wave: wave[:1] + 0.5), "silent dc short", length=1),
     Kind("yes/long.flac", sound(lambda wave: np.tile(wave, 60) + noise(7, 60 * SAMPLES)), "long", length=60 * SAMPLES),
