@@ -22,8 +22,9 @@ from arg import FeatureConfig, InferenceConfig, RunConfig
 from dataset import Clips, Store, gather
 from prediction.forms import ClipForm, read_form
 from preprocessing.decode import decode_stream
-from preprocessing.files import ClipFolder, is_test_root
+from preprocessing.files import ClipFolder, is_test_root, prefix_of, some
 from preprocessing.fullscale import FullScale, full_scales
+from preprocessing.ids import hashes
 from preprocessing.store import load_rejected
 from preprocessing.summary import LONG
 from system.errors import UserError
@@ -96,6 +97,8 @@ def find_clips_to_label(config: InferenceConfig, run: RunConfig) -> TestClips:
         return store_clips(config, store, run)
     files = ClipFolder.scan(config.input_path)
     form, rows = wanted(folder_form(config, store, config.input_path, files.names, run.classes), len(files))
+    if store and form.sample:
+        tell_trained(store, files, rows)
     files = part_of_folder(files, rows)
     scale = full_scales({"test": files}).get("test", FullScale(1.0, ""))
     if scale.note:
@@ -185,6 +188,21 @@ def wanted(form: ClipForm, clips: int) -> tuple[ClipForm, NDArray[np.int64]]:
     if beyond := clips - len(rows):
         print(f"labelling the {len(rows):,} clips that the sample submission names, and not the {beyond:,} others")
     return dataclasses.replace(form, rows=np.searchsorted(rows, form.rows)), rows
+
+
+def tell_trained(store: Store, files: ClipFolder, rows: NDArray[np.int64]) -> None:
+    """Say which of the clips to label, those rows, are training clips of the store."""
+    if not (top := Path(files.top)).is_relative_to(store.root):
+        return
+    prefix = prefix_of(top, store.root)
+    names = [prefix + files.names[row] for row in rows.tolist()]
+    trained = np.isin(hashes(names), hashes(store.clips("train").fname))
+    if trained.any():
+        which = some([name for name, also in zip(names, trained, strict=True) if also], "clip")
+        print(
+            f"warning: the sample submission names clips to label that are training clips, too: {which}",
+            file=sys.stderr,
+        )
 
 
 def part_of_folder(files: ClipFolder, rows: NDArray[np.int64]) -> ClipFolder:

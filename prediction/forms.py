@@ -25,7 +25,8 @@ class ClipForm(Form):
     """A form whose clips are known."""
 
     rows: Ints = dataclasses.field(kw_only=True)  # the clip of each id
-    remark: str = ""  # what its sample has that no submission should have
+    sample: Path | None = None
+    remark: str = ""  # what the sample has that no submission should have
 
 
 def read_form(
@@ -40,7 +41,9 @@ def read_form(
         reading = sample_reading(path, classes, positive)
         if not reading.usable:
             raise UserError(f"{path}: {reading.misfit}")
-        return ClipForm(**vars(reading.form), rows=match_ids(reading.form.ids, fnames, path), remark=reading.misfit)
+        form = reading.form
+        rows = match_ids(form.ids, fnames, path, form.header[form.id_at])
+        return ClipForm(**vars(form), rows=rows, sample=path, remark=reading.misfit)
     ids: Sequence[str] = fnames
     order: Sequence[int] = range(len(fnames))
     if any(one > other for one, other in pairwise(fnames)):

@@ -8,6 +8,7 @@ submission has itself: it is no problem.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -24,7 +25,7 @@ from prediction.distribution import NEAR_TIE, tell_labels
 from prediction.forms import BLOCK_ROWS, probabilities_path, probability_form, read_form, sample_reading
 from preprocessing.files import ClipFolder, is_test_root
 from preprocessing.ids import hashes
-from preprocessing.sample import Form, words_of
+from preprocessing.sample import UNKNOWN, Form, words_of
 from preprocessing.store import load_rejected, load_store, read_clips
 from preprocessing.tables import Format, table_format
 from system.errors import UserError
@@ -240,6 +241,8 @@ def check(config: InferenceConfig, path: Path) -> None:
     store = load_store(config.work) if (config.work / STORE).exists() else None
     classes, counts = training_labels(config.work, store)
     form, what, sample = expected_form(config, store, classes)
+    if form.positive == UNKNOWN:
+        form = dataclasses.replace(form, positive=positive_beside(path, form, classes))
     found = check_submission(path, form, classes)
     own = check_submission(sample, form, classes).kinds if sample and found.problems else ()
     problems = [text for kind, text in zip(found.kinds, found.problems, strict=True) if kind not in own]
@@ -261,13 +264,14 @@ def check(config: InferenceConfig, path: Path) -> None:
 
 def same_rows(path: Path, sample: Path, form: Form) -> bool:
     """Whether a submission that has no problem has every cell of the sample."""
+    return all(one == other for one, other in zip_longest(all_rows(path, form), all_rows(sample, form)))
 
-    def rows(file: Path) -> Iterator[list[str]]:
-        shape, _ = shape_of(file, form)
-        with file.open(encoding=shape.encoding, newline="") as text:
-            yield from (cells for _, cells in readable(text, shape, Problems(), form.id_at))
 
-    return all(one == other for one, other in zip_longest(rows(path), rows(sample)))
+def all_rows(path: Path, form: Form) -> Iterator[list[str]]:
+    """The rows of a submission, its header first, as far as it can be read."""
+    shape, _ = shape_of(path, form)
+    with path.open(encoding=shape.encoding, newline="") as text:
+        yield from (cells for _, cells in readable(text, shape, Problems(), form.id_at))
 
 
 def training_labels(work: Path, store: dict[str, Any] | None) -> tuple[tuple[str, ...], Ints]:
@@ -302,6 +306,8 @@ def expected_form(
         sample = Path(store["sample_submission"]) if folder is None or is_test_root(test_root, folder) else None
     if sample is not None:
         reading = sample_reading(sample, classes, config.positive)
+        if len(reading.form.header) == reading.form.id_at + 1:
+            raise UserError(f"{sample}: {reading.misfit}")
         if reading.misfit:
             print(f"warning: {sample}: {reading.misfit}", file=sys.stderr)
         return reading.form, str(sample), sample
@@ -322,6 +328,25 @@ def names_of_tests(work: Path) -> Iterator[str]:
     rejected = load_rejected(work)
     for part in chain(read_clips(work, ["fname", "split"]), [rejected]):
         yield from part["fname"][part["split"] == "test"]
+
+
+def positive_beside(path: Path, form: Form, classes: tuple[str, ...]) -> int:
+    """The class whose probabilities, as they are beside a submission, are its column; UNKNOWN where none or several."""
+    beside, one = probabilities_path(path), probability_form(form, classes)
+    if not beside.exists():
+        return UNKNOWN
+    same = set(range(len(classes)))
+    nothing: list[float] = []
+    for row, other in zip_longest(values(path, form), values(beside, one), fillvalue=nothing):
+        whole = len(row) == 1 and len(other) == len(classes)
+        same = {index for index in same if whole and abs(other[index] - row[0]) < 1e-6}
+    return same.pop() if len(same) == 1 else UNKNOWN
+
+
+def values(path: Path, form: Form) -> Iterator[list[float]]:
+    """The numbers in each row of a submission."""
+    for cells in islice(all_rows(path, form), 1, None):
+        yield [number(cell, form.comma) for cell in cells[form.id_at + 1 :]]
 
 
 def near_ties_beside(path: Path, form: Form, classes: tuple[str, ...], predicted: Ints) -> int | None:

@@ -32,13 +32,13 @@ def hashes(names: Iterable[str]) -> Ints:
     return np.fromiter(map(hash, names), np.int64)
 
 
-def match_ids(ids: Sequence[str], fnames: Sequence[str], path: Any) -> Ints:
-    """The position of each id's clip. UserError where an id means none, or two the same; `path` is the file of the ids.
+def match_ids(ids: Sequence[str], fnames: Sequence[str], path: Any, title: str = "") -> Ints:
+    """The position of each id's clip. UserError where an id means none, or two the same, or where their title does.
 
-    There may be clips that no id means.
+    There may be clips that no id means. `path` is the file of the ids.
     """
     rows = find_rows(ids, fnames)
-    if wrong := id_faults(ids, rows, fnames):
+    if wrong := id_faults(ids, rows, fnames, title):
         raise UserError(f"{path}: its ids are not the clips to label: {wrong}; see -i and --sample-submission")
     return rows
 
@@ -92,13 +92,21 @@ def _bare(name: str) -> str:
 
 
 def _folders(id_: str) -> list[str]:
+    if "/" not in id_ and "\\" not in id_:
+        return []
     return [part for part in folded(tidy(id_)).split("/")[:-1] if part not in ("", ".", "..")]
 
 
-def id_faults(ids: Sequence[str], rows: Ints, fnames: Sequence[str]) -> str:
-    """Why ids do not mean clips one by one, '' where they do; `rows` are those that `find_rows` has found."""
+def id_faults(ids: Sequence[str], rows: Ints, fnames: Sequence[str], title: str = "") -> str:
+    """Why ids do not mean clips one by one, '' where they do; `rows` are those that `find_rows` has found.
+
+    Where `title`, which stands above them, means a clip, the header is missing.
+    """
     import pandas as pd
 
+    like_id = any(map(str.isdigit, title)) or without_ending(title) != title
+    if like_id and any(_bare(title) == _bare(name) for name in fnames):
+        return f"the first row names a clip ({printable(title)}): put a header above it, such as fname,label"
     lost, found = rows < 0, pd.Index(rows)
     if not lost.any() and found.is_unique:
         return ""

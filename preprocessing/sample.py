@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from util import Names
 BLOCK_ROWS = 8192  # read at a time
 MOST_LABELS = 5000  # different cells that are looked at
 SEPARATORS = "|;, "  # of several labels in a cell
+UNKNOWN = -1  # in place of a class
 NO_CLASS = "none"  # of --positive: the column holds labels
 NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?")
 PLACEHOLDERS = {"", "nan", "na", "n/a", "none", "null", "nil"}
@@ -51,7 +53,7 @@ class Form:
     ids: Sequence[str]
     probabilities: bool = False  # whether a column for each class follows the id, in place of the label
     columns: tuple[int, ...] = ()  # the class of each such column, -1 where it is none; (): the one it is called as
-    positive: int | None = None  # the class whose probability stands in place of the label; -1: it is not known
+    positive: int | None = None  # the class whose probability stands in place of the label; or UNKNOWN
     best: int = 1  # labels in a cell, the likeliest first
     separator: str = " "  # between them
     first_number: int | None = None  # where running numbers stand before the ids
@@ -85,6 +87,10 @@ class Sample:
     first_number: int | None  # as in `Form`
     cells: tuple[str, ...]  # the different cells of a single column behind the ids, in order; at most MOST_LABELS
     comma: bool  # as in `Form`
+
+    @property
+    def id_title(self) -> str:
+        return self.header[self.first_number is not None]
 
     @property
     def titles(self) -> tuple[str, ...]:
@@ -192,11 +198,15 @@ def _columns(sample: Sample, form: Form, classes: tuple[str, ...]) -> Reading:
         return Reading(form, what, f"{sample.shown()}: {expected}", usable=False)
     why = []
     if len(absent) < len(classes):  # else no column is called as a class
-        why += [f"no column for {some(absent, 'class', 'classes')}"] if absent else []
         why += [f"no class for {some(extra, 'column')}", " or ".join(ways_out(extra))] if extra else []
-        if not extra:
-            pairs = " ".join(f"{name!r}=" if " " in name else f"{name}=" for name in absent[:5])
-            why += [f"without, rows would not sum to 1; preprocess.py --map {pairs} trains without"]
+        if absent:
+            why.insert(0, f"no column for {some(absent, 'class', 'classes')}")
+        if absent and not extra:
+            pairs = " ".join(shlex.quote(f"{name}=") for name in absent[:5])
+            why[0] += ", without which rows would not sum to 1"
+            why.append(f"preprocess.py --map {pairs} trains without")
+        if not absent and not extra:
+            why.append("a class has two columns")
     return Reading(form, what, f"{sample.shown()}: {'; '.join([expected, *why])}", usable=False)
 
 
@@ -253,7 +263,8 @@ def _foreign(labels: Sequence[str], classes: tuple[str, ...]) -> str:
     index = {compact(name): name for name in classes}
     alike = [(index[compact(label)], label) for label in labels if compact(label) in index]
     if len(alike) == len(labels):
-        return f"{said}; preprocess.py --map {' '.join(f'{old!r}={new!r}' for old, new in alike[:5])} calls them so"
+        pairs = " ".join(shlex.quote(f"{old}={new}") for old, new in alike[:5])
+        return f"{said}; preprocess.py --map {pairs} calls them so"
     way = ways_out(labels)
     return f"{said}; classes are {some(classes, 'class', 'classes')}" + (f"; {' or '.join(way)}" if way else "")
 
@@ -290,7 +301,7 @@ def _share(sample: Sample, form: Form, classes: tuple[str, ...], positive: str |
     title = sample.titles[0]
     index = classes.index(positive) if positive else positive_class(title, classes)
     what = f"an id and the probability of {classes[index]}" if index is not None else "an id and a probability"
-    form = replace(form, positive=-1 if index is None else index)
+    form = replace(form, positive=UNKNOWN if index is None else index)
     if index is not None:
         return Reading(form, what)
     question = f"whose probability is column {printable(title)}? say inference.py --positive with one of"

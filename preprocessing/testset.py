@@ -47,6 +47,9 @@ def find_test_set(config: PreprocessConfig, root: Path, files: list[File]) -> Te
     if chosen is None or listing.given:
         return TestSet(chosen, files, notes)
     named = {listing.files[row].fname: listing.files[row] for row in listing.rows(chosen).tolist() if row >= 0}
+    if config.manifest is None and (folders := _not_classes(files, {file.path for file in named.values()})):
+        notes.append(f"no class, as {chosen.path.name} names all clips in it: {some(folders, 'folder')}")
+        files = [file for file in files if file.split != "train" or file.label not in folders]
     trained = {file.path for file in files if file.split == "train" and not file.reason}
     if also := [name for name, file in named.items() if file.path in trained]:
         notes.append(f"{chosen.path.name} names clips to label that are training clips, too: {some(also, 'clip')}")
@@ -54,6 +57,14 @@ def find_test_set(config: PreprocessConfig, root: Path, files: list[File]) -> Te
         notes.append(f"test clips are those that {chosen.path.name} names: {some(list(named), 'clip')}")
     kept = [file for file in files if not (file.reason and not file.label and file.fname in named)]  # rows without one
     return TestSet(chosen, kept + list(named.values()), notes)
+
+
+def _not_classes(files: list[File], named: set[str]) -> list[str]:
+    """The labels of which every training clip is at one of the paths `named`, if at least two others are left."""
+    train = [file for file in files if file.split == "train" and not file.reason]
+    others = {file.label for file in train if file.path not in named}
+    wholly = sorted({file.label for file in train} - others)
+    return wholly if len(others) > 1 else []
 
 
 class _Listing:
@@ -86,7 +97,7 @@ class _Listing:
         return self._found[sample.path]
 
     def faults(self, sample: Sample) -> str:
-        return id_faults(sample.ids, self.rows(sample), self.names)
+        return id_faults(sample.ids, self.rows(sample), self.names, sample.id_title)
 
 
 def _find_samples(root: Path, manifest: Path | None) -> tuple[list[Path], list[Path]]:
@@ -149,7 +160,7 @@ def compared(sample: Sample, classes: Sequence[str], names: Sequence[str]) -> tu
     """How a sample submission fits the classes and the test clips' names: in a line, and why not ('' where it does)."""
     reading = form_of(sample, tuple(classes))
     rows = find_rows(sample.ids, names)
-    faults = id_faults(sample.ids, rows, names) if len(sample.ids) else "it names no clip"
+    faults = id_faults(sample.ids, rows, names, sample.id_title) if len(sample.ids) else "it names no clip"
     misfit = "; ".join(filter(None, (reading.misfit, faults)))
     if misfit:
         return "", f"sample submission {sample.path} does not fit: {misfit}"
