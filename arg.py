@@ -24,6 +24,7 @@ Fold = int | str  # an index, or FULL
 MANIFEST_ROLES = ("path", "label", "group", "fold", "split")  # what a column of a manifest may be
 ARCHIVES = ("speech_commands_v0.01", "speech_commands_v0.02")  # what --download fetches
 LOWEST_RATE, HIGHEST_RATE = 100, 1_000_000  # Hz: infrasound and ultrasound are recorded at 250 Hz and 500 kHz
+CHALLENGES = {"speech-commands": ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")}  # words kept
 NO_LIST = Path("none")  # of --relabel
 PRESENTATIONS = 56_000  # clips that a fold is shown at least, where --epochs is not given, ...
 EPOCHS = (13, 200)  # ... in no fewer and no more epochs than these
@@ -84,6 +85,14 @@ class PreprocessConfig(Command):
         (), "--map", nargs="+", metavar="FILE|OLD=NEW", parse=_old_and_new, show="=".join,
         help="new labels for old ones: a table of two columns, or pairs; several old ones may have one new one, an "
         "empty new one drops the clips, and * is every label that is not named ('*=unknown')")
+    silence: int | None = option(
+        None, "--silence", metavar="N",
+        help="make a class silence of N pieces of the noise recordings, each as long as the window",
+        check=(lambda n: n >= 0, "use 0 or more"))
+    challenge: str | None = option(
+        None, "--challenge", choices=tuple(CHALLENGES),
+        help="the classes of Kaggle's speech challenge: ten words, unknown for all others ('*=unknown'), and --silence "
+        "with as many clips as a word has; --map and --silence change its parts")
     download: str | None = option(
         None, "--download", choices=ARCHIVES, help="fetch this data set first, into -i (default: its name)")
     noise: Path | None = option(

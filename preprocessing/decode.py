@@ -243,7 +243,6 @@ def _read_chunk(
 
     With `compare`, what near duplicates are found by comes with it, computed here, while samples are in the cache.
     """
-    from preprocessing.audit import measure
     from preprocessing.duplicates import spectral_bands
 
     samples, audios = _Samples(scratch), []
@@ -259,10 +258,7 @@ def _read_chunk(
                 continue
             progressed(math.inf)
             wave = samples.since(start)
-            peak_db, rms_db, dc, clipped = measure(wave)
-            # As many digits as mean something, so that the table is the same everywhere; + 0.0: there is no -0.0.
-            levels = round(peak_db, 2) + 0.0, round(rms_db, 2) + 0.0, round(dc, 5) + 0.0, round(clipped, 6)
-            audios.append(Audio(start, len(wave), rate, channels, digest_of(wave), *levels, truncated))
+            audios.append(described(wave, start, rate, channels, truncated))
     written, bands = samples.close(), np.empty((0, 0), np.float32)
     if compare and len(samples):
         offset, length = np.array([audio[:2] for audio in audios if audio.length], np.int64).T
@@ -276,6 +272,16 @@ def _reason(error: Exception) -> str:
     if not isinstance(error, UnusableError):
         reason = f"unreadable: {reason or type(error).__name__}"
     return " ".join(reason.replace("Error : ", "").split()).rstrip(".")
+
+
+def described(wave: NDArray[np.int16], offset: int, sample_rate: int, channels: int, truncated: int = 0) -> Audio:
+    """The samples `wave` of a file as `Audio`: their digest and levels."""
+    from preprocessing.audit import measure
+
+    peak_db, rms_db, dc, clipped = measure(wave)
+    # As many digits as mean something, so that the table is the same everywhere; + 0.0: there is no -0.0.
+    levels = round(peak_db, 2) + 0.0, round(rms_db, 2) + 0.0, round(dc, 5) + 0.0, round(clipped, 6)
+    return Audio(offset, len(wave), sample_rate, channels, digest_of(wave), *levels, truncated)
 
 
 def digest_of(samples: NDArray[np.int16]) -> str:

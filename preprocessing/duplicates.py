@@ -312,17 +312,22 @@ def reject_duplicates(table: DataFrame) -> DataFrame:
 
 
 def find_clusters(
-    clips: DataFrame, old: DataFrame | None, waves: Path, sample_rate: int, known: tuple[Ints, Floats]
+    clips: DataFrame,
+    old: DataFrame | None,
+    waves: Path,
+    sample_rate: int,
+    known: tuple[Ints, Floats],
+    searched: NDArray[np.bool_],
 ) -> NDArray[np.object_]:
-    """The near duplicates among `clips` but noise, (n,): the name of the first clip of each one's cluster, or ''.
+    """The near duplicates among `clips`, (n,): the name of the first clip of each one's cluster, or ''.
 
-    They are looked for only where the clips are not those of `old`, an earlier table. `known` is the `spectral_bands`
-    of some clips and, in order, their offsets.
+    They are looked for among those of `searched`, (n,), and only where the clips are not those of `old`, an earlier
+    table. `known` is the `spectral_bands` of some clips and, in order, their offsets.
     """
     same = ["fname", "split", "digest"]
     if old is not None and np.array_equal(old[same].to_numpy(object), clips[same].to_numpy(object)):
         return old["cluster"].to_numpy(object)
-    sound = clips[clips["split"] != "noise"]
+    sound = clips[searched]
     offset, length = (sound[name].to_numpy(np.int64) for name in ("offset", "length"))
     bands = None
     if len(known[0]):

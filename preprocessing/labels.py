@@ -11,15 +11,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from arg import CHALLENGES, PreprocessConfig
 from preprocessing.files import File, printable, some
 from system.errors import UserError
 
 DROPPED = "dropped by --map"  # the reason of a training clip
 SHOWN = 5  # of what is listed
+UNKNOWN = "unknown"  # all words of a challenge that do not count
 ANY = "*"  # in an old label: any text
 # Columns of a table for --map as people call them.
 OLD_NAMES = "old old_label old_name from from_label label class source original before word category"
 NEW_NAMES = "new new_label new_name to to_label target mapped mapped_to after superclass group"
+
+
+def label_map(config: PreprocessConfig) -> dict[str, str]:
+    """Old label to new one: those of --challenge, then those of --map."""
+    words = CHALLENGES[config.challenge] if config.challenge else ()
+    preset = {word: word for word in words} | {ANY: UNKNOWN} if words else {}
+    return preset | read_map(config.map)
 
 
 def read_map(entries: Sequence[tuple[str, ...]]) -> dict[str, str]:

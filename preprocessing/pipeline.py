@@ -22,7 +22,17 @@ from preprocessing.folds import split_clips
 from preprocessing.fullscale import full_scales
 from preprocessing.labels import DROPPED
 from preprocessing.previous import Previous, completed, note_down, previous_store, resume_journal, split_options
-from preprocessing.store import CLIP_COLUMNS, REJECTED_COLUMNS, SAMPLE_MISFIT, STORE_FORMAT, save_store, settle, writing
+from preprocessing.silence import are_pieces, cut_silence, wants_silence
+from preprocessing.store import (
+    CLIP_COLUMNS,
+    REJECTED_COLUMNS,
+    SAMPLE_MISFIT,
+    STORE_FORMAT,
+    map_waves,
+    save_store,
+    settle,
+    writing,
+)
 from preprocessing.summary import summary_lines
 from system.console import clock
 from system.errors import UserError
@@ -60,11 +70,15 @@ def preprocess(config: PreprocessConfig) -> bool:
     with writing(work), locked(work / LOCK):
         settle(work)
         before = previous_store(config, data.root)
+        found, heard = len(data.files), _hear(config, data, before)
+        if wants_silence(config):
+            data, heard = _with_silence(config, data, heard)
         record = _decided(config, data, before.folds)
-        heard = _hear(config, data, before)
         table, voided = apply_record(_table(data.files, heard.audios), record)
         clips, rejected = _usable(reject_duplicates(table), data.root)
-        clips["cluster"] = find_clusters(clips, before.clips, work / WAVES, heard.sample_rate, heard.bands)
+        # not among pieces of noise: they may overlap, and their recording keeps them in one fold
+        searched = (clips["split"] != "noise").to_numpy() & ~are_pieces(clips)
+        clips["cluster"] = find_clusters(clips, before.clips, work / WAVES, heard.sample_rate, heard.bands, searched)
         clips["flags"] = flag_clips(clips, heard.sample_rate)
         if config.strict:
             _insist(clips, rejected, record)
@@ -79,7 +93,7 @@ def preprocess(config: PreprocessConfig) -> bool:
             draw_picture(clips[clips["split"] != "noise"], store["classes"], heard.sample_rate, work / PICTURE)
         spare = _spare_note(work / WAVES, clips, rejected)
     notes = [*data.notes, *before.notes, *heard.notes, *voided, *split.notes, *spare, *filter(None, [misfit])]
-    what = f"{heard.new:,} new or changed of {len(data.files):,} files decoded" if changed else "nothing has changed"
+    what = f"{heard.new:,} new or changed of {found:,} files decoded" if changed else "nothing has changed"
     print(*summary_lines(config, store, clips, rejected, record, notes), *filter(None, [fits]), sep="\n")
     print(f"{what}, {clock(time.monotonic() - started)}\n")
     return changed
@@ -164,6 +178,21 @@ def _full_scale(files: Sequence[File], known: dict[Key, Audio], before: Previous
     return values | {split: scale.value for split, scale in found.items()}, [s.note for s in found.values() if s.note]
 
 
+def _with_silence(config: PreprocessConfig, data: DataSet, heard: _Heard) -> tuple[DataSet, _Heard]:
+    """Both with pieces of the noise recordings: --silence."""
+    length = [audio.length for file, audio in zip(data.files, heard.audios, strict=True) if file.split == "train"]
+    if not any(length):
+        return data, heard  # the error is that no clip can be read
+    window = _window(np.array([n for n in length if n]), heard.sample_rate, config.clip_seconds)
+    waves = map_waves(config.work / WAVES)
+    files, audios, notes = cut_silence(config, data.files, heard.audios, waves, heard.sample_rate, window)
+    order = {split: at for at, split in enumerate((*SPLITS, ""))}
+    pairs = [*zip(data.files, heard.audios, strict=True), *zip(files, audios, strict=True)]
+    pairs.sort(key=lambda pair: (order[pair[0].split], pair[0].fname))
+    data = data._replace(files=[file for file, _ in pairs], notes=[*data.notes, *notes])
+    return data, heard._replace(audios=[audio for _, audio in pairs])
+
+
 def _table(files: Sequence[File], audios: Iterable[Audio]) -> DataFrame:
     """One row a file: the fields of `File` and `Audio`."""
     import pandas as pd
@@ -240,6 +269,9 @@ def _window(lengths: NDArray[np.int64], sample_rate: int, clip_seconds: float | 
 
 def _spare_note(waves: Path, clips: DataFrame, rejected: DataFrame) -> list[str]:
     """What to say where most of `waves` is of no clip any more."""
-    used = 2 * int(clips["length"].sum() + rejected["length"].sum())
+    parts = np.concatenate([table[["offset", "length"]].to_numpy(np.int64) for table in (clips, rejected)])
+    parts = parts[np.argsort(parts[:, 0], kind="stable")]
+    end = np.maximum.accumulate(parts.sum(1))  # pieces of noise lie in their recordings
+    used = 2 * int(np.clip(np.diff(end, prepend=0), 0, parts[:, 1]).sum())
     spare = waves.stat().st_size - used
     return [f"delete {waves} and run this again to free {spare >> 20:,} MiB no clip uses"] if spare > used else []

@@ -60,7 +60,8 @@ def split_options(config: PreprocessConfig) -> dict[str, Any]:
     names = ("folds", "seed", "group", "group_pattern", "label_pattern")
     manifest = config.manifest and str(config.manifest.resolve())
     always = {name: getattr(config, name) for name in names} | {"manifest": manifest, "columns": dict(config.columns)}
-    return always | ({"map": read_map(config.map)} if config.map else {})
+    given = {"map": read_map(config.map) or None, "silence": config.silence, "challenge": config.challenge}
+    return always | {name: value for name, value in given.items() if value is not None}
 
 
 def previous_store(config: PreprocessConfig, root: Path) -> Previous:

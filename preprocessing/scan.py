@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from arg import PreprocessConfig
+from arg import CHALLENGES, PreprocessConfig
 from preprocessing.files import (
     AUDIO_SUFFIXES,
     SPLITS,
@@ -23,12 +23,13 @@ from preprocessing.files import (
     some,
     subfolders,
 )
-from preprocessing.labels import check_names, map_labels, read_map
+from preprocessing.labels import check_names, label_map, map_labels
 from preprocessing.layouts import LayoutError, check_classes, find_layout, fold_of, folds_in, split_of
 from preprocessing.manifest import read_manifest
 from preprocessing.matching import Matcher
 from preprocessing.proposals import propose
 from preprocessing.sample import Sample
+from preprocessing.silence import SILENCE, wants_silence
 from preprocessing.testset import find_test_set
 from preprocessing.words import group_by_words
 from system.errors import UserError
@@ -64,10 +65,15 @@ def scan(config: PreprocessConfig) -> DataSet:
             raise UserError(f"{error}{propose(root, config, _count_classes)}") from None
     if config.group == "names":
         files = group_by_words(files)
-    if config.map:
-        files, more = map_labels(files, read_map(config.map))
+    if mapping := label_map(config):
+        files, more = map_labels(files, mapping)
         notes += more
     classes = {file.label for file in files if file.split == "train" and not file.reason}
+    if config.challenge and not classes & set(CHALLENGES[config.challenge]):
+        raise UserError(f"--challenge {config.challenge}: no class is one of its words: "
+                        f"{' '.join(CHALLENGES[config.challenge])}")  # fmt: skip
+    if wants_silence(config):
+        classes |= {SILENCE} if classes else set()
     if not classes:
         faults = [f"{file.fname}: {file.reason}" for file in files if file.reason][:3]
         why = f" ({' | '.join(faults)})" if faults else ""
@@ -86,6 +92,9 @@ def scan(config: PreprocessConfig) -> DataSet:
     if config.noise:
         noise, more = _read_noise(config.noise, files)
         files, notes = files + noise, notes + more
+    if wants_silence(config) and not any(file.split == "noise" for file in files):
+        raise UserError(f"--silence: there is no noise recording: put some into {NOISE_FOLDER}/, or give --noise DIR; "
+                        "--silence 0 makes no such class")  # fmt: skip
     if twins := Matcher([file.fname for file in files if not file.reason]).twins():
         names = some([f"{one!a} and {other!a}" for one, other in twins], "pair")
         notes.append(f"files whose names differ only in their Unicode form: {names}")

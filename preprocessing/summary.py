@@ -33,6 +33,7 @@ def summary_lines(
     from preprocessing.decisions import describe
     from preprocessing.files import some
     from preprocessing.naming import propose
+    from preprocessing.silence import are_pieces
     from system.options import command_line
     from system.paths import RECORD
 
@@ -64,8 +65,10 @@ def summary_lines(
         f"({(test['label'] != '').sum():,} labelled), {store['counts']['noise']:,} noise recordings",
         f"{rate:,} Hz, window {store['clip_samples'] / rate:g} s, {clock(clips['length'].sum() / rate)} of audio",
     ]
-    if config.group == "auto" and not store["grouped"]:
-        told = propose(train["fname"].tolist(), train["label"].tolist())
+    own = train[~are_pieces(clips)[clips["split"] == "train"]]  # the others are grouped by their recordings
+    grouped = bool((own["group"] != "").any())
+    if config.group == "auto" and not grouped:
+        told = propose(own["fname"].tolist(), own["label"].tolist())
         danger = "if one speaker's clips lie in several folds, scores will be too good"
         if told:
             notes.append(f"no groups found, but the names tell {told.says}: {danger}; if these are speakers, "
@@ -74,7 +77,7 @@ def summary_lines(
             notes.append(
                 f"no groups found (names like <speaker>_nohash_<n>, a manifest's column, --group-pattern): {danger}"
             )
-    elif store["grouped"] and (alone := int((train["group"] == "").sum())):
+    elif grouped and (alone := int((own["group"] == "").sum())):
         notes.append(f"{alone:,} clips name no group: each is one for itself")
     units = unit.groupby(train["label"]).nunique()
     if small := list(units.index[units < store["folds"]]):
