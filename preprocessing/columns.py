@@ -17,16 +17,23 @@ SAMPLE = 30  # rows, spread over the table, whose cells are looked at
 COLUMN_NAMES = {
     "path": "path file filename fname filepath wav wavpath audio audiopath clip slicefilename audiofilepath audiofile "
     "audiofilename fn wavfile wavfilename wavfilepath soundfile relativepath fullpath recording itemid clipid "
-    "utteranceid id",
+    "utteranceid id beginpath beginfile sourcefile",
     "label": "label ebirdcode primarylabel class classname category word keyword command target labels tag tags "
-    "emotion species scene scenelabel eventlabel classid labelid sentence text transcript transcription",
+    "emotion species scene scenelabel eventlabel classid labelid annotation sentence text transcript "
+    "transcription",
     "group": "group speaker speakerid clientid user userid subject srcfile fsid recording recordingid",
     "fold": "fold folds",
     "split": "split subset partition set",
+    "start": "start starttime startseconds startsec starts begintime begin onset onsets tstart tmin xmin segmentstart "
+    "clipstart offset",
+    "end": "end endtime endseconds endsec ends stoptime stop offset tend tmax xmax segmentend clipend",
+    "duration": "duration durationseconds durationsec durations",
 }
+TIMES = ("start", "end", "duration")
 # Other columns that a person may expect to count, by what they look like.
 LOOKS_LIKE = {
-    "times": "start starttime begin begintime onset offset end endtime stop tmin tmax duration",
+    "times": "start starttime begin begintime onset offset end endtime stop tmin tmax duration startms endms "
+    "startsample endsample startframe endframe",
     "weights": "weight weights sampleweight confidence",
     "labels": "secondarylabels secondarylabel otherlabels labels2",
     "groups": "author recordist uploader participant participantid patient patientid actor subjectid speakername "
@@ -50,7 +57,7 @@ class Columns(NamedTuple):
 
 def plain(name: str) -> str:
     """A column's name without capitals, separators and what stands in parentheses: Begin Time (s) is begintime."""
-    return re.sub(r"\(.*?\)|[\W_]+", "", name).casefold()
+    return re.sub(r"[\W_]+", "", re.sub(r"\(.*?\)", "", name)).casefold()
 
 
 def choose_columns(
@@ -94,12 +101,13 @@ def choose_columns(
     for role, names in COLUMN_NAMES.items():
         free = [usual.index(name) for name in names.split() if name in usual]
         free = [column for column in free if column not in at.values()]
-        if role in at or not free or (role == "label" and label_by_name):
+        if role in at or not free or role in TIMES or (role == "label" and label_by_name):
             continue
         if role == "path" and len(free) > 1:
             at[role] = free[0] if (right := best(free)) is None else right
         else:
             at[role] = free[0]
+    at |= _times(usual, at)
     if label_by_name:
         at.pop("label", None)
     _insist(manifest, header, rows, at, label_by_name, best)
@@ -114,6 +122,25 @@ def choose_columns(
     columns = ", ".join(f"{role}={header[column]}" for role, column in at.items())
     notes.insert(0, f"columns of the manifest: {columns}")
     return Columns(header, table.rows, at, notes + _unused(header, at))
+
+
+def _times(usual: Sequence[str], at: Mapping[str, int]) -> dict[str, int]:
+    """The columns of a part's start and end, or start and duration; none where one of the two is missing.
+
+    An offset is the end where there is an onset or another start, and the start where there is a duration.
+    """
+
+    def column(role: str, but: int | None = None) -> int | None:
+        free = [usual.index(name) for name in COLUMN_NAMES[role].split() if name in usual]
+        return at.get(role, next((index for index in free if index not in (*at.values(), but)), None))
+
+    start = column("start")
+    end = None if start is None else column("end", start)
+    duration = column("duration") if end is None else None
+    if start is None or (end is None and duration is None):
+        return {}
+    times = {"start": start, "end": end, "duration": duration}
+    return {role: index for role, index in times.items() if index is not None}
 
 
 def _is_data(

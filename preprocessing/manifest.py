@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import functools
+import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 from typing import NamedTuple
 
 from arg import PreprocessConfig
-from preprocessing.columns import Columns, choose_columns
-from preprocessing.files import File, finder, group_finder
+from preprocessing.columns import TIMES, Columns, choose_columns
+from preprocessing.files import File, finder, group_finder, part_of
 from preprocessing.layouts import SPLIT_WORDS, split_of
 from preprocessing.locating import Located, Locator
 from preprocessing.matching import folded
 from preprocessing.tables import Table, read_table
+from preprocessing.times import Part, Times, read_parts
 
 EXAMPLES = 3  # rows without a file for which the nearest is looked up
 # What it took to find a file, as `Match.how` has it, in words.
@@ -40,6 +42,7 @@ class _Entry(NamedTuple):
     value: dict[str, str]  # role -> cell
     fault: str = ""  # of the row as a whole
     found: Located = Located("")
+    part: Part = Part()
 
 
 def read_manifest(manifest: Path, root: Path, config: PreprocessConfig) -> Manifest:
@@ -57,8 +60,9 @@ def read_manifest(manifest: Path, root: Path, config: PreprocessConfig) -> Manif
         manifest, table, dict(config.columns), bool(config.label_pattern), locator.is_file, locator.means_file
     )
     entries = _locate(_entries(columns), locator)
+    entries, cut = _cut(entries, columns, config)
     files, more = _files(entries, columns, locator.root, config)
-    return Manifest(locator.root, files, [*notes, *columns.notes, *_how(entries), *more])
+    return Manifest(locator.root, files, [*notes, *columns.notes, *_how(entries), *cut, *more])
 
 
 def _place(manifest: Path, root: Path, table: Table) -> tuple[Locator, list[str]]:
@@ -108,6 +112,27 @@ def _locate(entries: list[_Entry], locator: Locator) -> list[_Entry]:
             entry = entry._replace(found=found)
         done.append(entry)
     return done
+
+
+def _cut(entries: list[_Entry], columns: Columns, config: PreprocessConfig) -> tuple[list[_Entry], list[str]]:
+    """The rows with the parts of their files that their times mean, and what to say of that."""
+    roles = [role for role in TIMES if role in columns.at]
+    if not roles:
+        return entries, []
+    named = [f"{role}={columns.header[columns.at[role]]}" for role in roles]
+    rows = [index for index, entry in enumerate(entries) if entry.found.path]
+    times = [Times(entries[at].found.path, *(entries[at].value.get(role, "") for role in TIMES)) for at in rows]
+    parts, why_not = read_parts(times, insist=not set(TIMES).isdisjoint(role for role, _ in config.columns))
+    if why_not:
+        return entries, [f"times of the manifest ({', '.join(named)}) are not obeyed: {why_not}; --columns "
+                         f"{shlex.join(named)} cuts all the same"]  # fmt: skip
+    entries = list(entries)
+    for index, part in zip(rows, parts, strict=True):
+        entries[index] = entries[index]._replace(part=part, fault=part.fault)
+    cut = [entry.found.fname for entry in entries if entry.part.end]
+    return entries, [
+        f"clips that are parts of recordings ({', '.join(named)}): {len(cut):,}, of {len(set(cut)):,} files"
+    ]
 
 
 def _hints(entries: Sequence[_Entry], folders: Set[str]) -> Callable[[_Entry], tuple[frozenset[str], frozenset[str]]]:
@@ -181,21 +206,22 @@ def _files(
     files: list[File] = []
     first: dict[str, tuple[int, int]] = {}  # fname -> line, index in files
     validation = 0
-    for line, value, fault, found in entries:
+    for line, value, fault, found, part in entries:
 
         def rejected(fname: str, reason: str, split: str = "", label: str = "", line: int = line) -> None:
             files.append(File(split, fname or f"(line {line})", 0, 0, label, "", reason=f"line {line}: {reason}"))
 
         if fault:
-            rejected(value["path"], fault)
+            rejected(found.fname or value["path"], fault)
             continue
         named = _split(value.get("split", ""))
         if named is None:
             rejected(found.fname, f"split {value['split']!r} is none of train, validation, test, noise")
             continue
         split = "train" if named == "validation" else named
-        fname = found.fname
-        label = "" if split == "noise" else label_by_name(fname) if label_by_name else value["label"]
+        recording = found.fname
+        fname = part_of(recording, part.start, part.end) if part.end else recording
+        label = "" if split == "noise" else label_by_name(recording) if label_by_name else value["label"]
         if not found.path:
             rejected(fname, found.reason, split, label)
             continue
@@ -213,8 +239,11 @@ def _files(
         if split == "train" and not label:
             rejected(fname, "no label", split)
             continue
-        group = value["group"] if group_column else group_by_name(fname)
-        files.append(File(split, fname, found.size, found.mtime_ns, label, found.path, group, value.get("fold", "")))
+        group = value["group"] if group_column else group_by_name(recording)
+        if part.end and config.group != "none":
+            group = group or recording
+        facts = split, fname, found.size, found.mtime_ns, label, found.path, group, value.get("fold", "")
+        files.append(File(*facts, start=part.start, end=part.end))
         validation += named == "validation"
     notes = []
     if validation:
