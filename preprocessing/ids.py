@@ -39,7 +39,8 @@ def match_ids(ids: Sequence[str], fnames: Sequence[str], path: Any, title: str =
     """
     rows = find_rows(ids, fnames)
     if wrong := id_faults(ids, rows, fnames, title):
-        raise UserError(f"{path}: its ids are not the clips to label: {wrong}; see -i and --sample-submission")
+        raise UserError(f"{path}: its ids are not the clips to label: {wrong}; give the folder that holds them, -i "
+                        "FOLDER, or prepare the data with preprocess.py --sample-submission")  # fmt: skip
     return rows
 
 
@@ -73,7 +74,7 @@ def find_rows(ids: Sequence[str], fnames: Sequence[str]) -> Ints:
         matcher = Matcher(list(fnames))
         row_of: dict[str, int] | None = None
         for row in left.tolist():
-            if (name := matcher.find(ids[row]).name) is not None:
+            if (name := matcher.find(ids[row].strip()).name) is not None:
                 row_of = row_of or {fname: at for at, fname in enumerate(fnames)}
                 rows[row] = row_of[name]
     return rows

@@ -346,12 +346,12 @@ def positive_class(title: str, classes: tuple[str, ...]) -> int | None:
 
 def _several(sample: Sample, form: Form, classes: tuple[str, ...]) -> Reading | None:
     """Several labels in a cell, the likeliest first; None where no separator makes classes of most of the words."""
-    known = set(classes)
+    known, alike = set(classes), set(map(compact, classes))
     for separator in SEPARATORS:
         lists = [words_of(cell, separator) for cell in sample.cells if cell]
         words = list(dict.fromkeys(word for found in lists for word in found))
         best = max(map(len, lists), default=1)
-        if best > 1 and 2 * sum(word in known for word in words) >= len(words):
+        if best > 1 and 2 * sum(compact(word) in alike for word in words) >= len(words):
             longest = next(cell for cell in sample.cells if len(words_of(cell, separator)) == best)
             between = separator if separator == " " else re.search(rf"\s*{re.escape(separator)}\s*", longest)[0]  # type: ignore[index]
             form = replace(form, best=min(best, len(classes)), separator=between)

@@ -17,7 +17,8 @@ from preprocessing.ids import Ints, find_rows, id_faults
 from preprocessing.sample import Sample, compact, form_of, read_sample
 from system.errors import UserError
 
-SAMPLE_NAME = re.compile(r"(sample|example|dummy|template)sub.*|sub(mission)?(sample|format|example|template).*")
+SAMPLE_NAME = re.compile(r"(sample|example|dummy|template)(submi.*|subs?\d*)|sub(mission)?(sample|format|example).*")
+USUAL_NAME = "samplesubmission"
 TABLES = (".csv", ".tsv", ".txt")
 PACKED = (".zip", ".gz", ".7z", ".xz", ".bz2", ".rar", ".xlsx", ".xls", ".json", ".parquet")
 DEPTH = 2  # folders below the root that are looked into
@@ -120,15 +121,18 @@ def _samples_in(folder: Path) -> list[Path]:
         names = [entry.name for entry in os.scandir(folder) if entry.name[0] != "."]
     except OSError:
         return []
-    kinds = {name: compact(Path(name).stem.removesuffix(".csv")) for name in names if _is_sample(name)}
-    return [folder / name for name in sorted(kinds, key=lambda name: (kinds[name] != "samplesubmission", name))]
+    found = [Path(folder, name) for name in names if "sub" in name.lower() and _is_sample(Path(name))]
+    return sorted(found, key=lambda path: (not _is_usual(path), path.name))
 
 
-def _is_sample(name: str) -> bool:
-    path = Path(name)
-    packed = path.suffix.lower() in PACKED
-    stem = path.stem.removesuffix(".csv") if packed else path.stem
-    return (packed or path.suffix.lower() in TABLES) and SAMPLE_NAME.fullmatch(compact(stem)) is not None
+def _is_sample(path: Path) -> bool:
+    suffix = path.suffix.lower()
+    stem = path.stem.removesuffix(".csv") if suffix in PACKED else path.stem
+    return suffix in TABLES + PACKED and SAMPLE_NAME.fullmatch(compact(stem)) is not None
+
+
+def _is_usual(path: Path) -> bool:
+    return compact(path.stem) == USUAL_NAME
 
 
 def _choose(own: list[Path], others: list[Path], listing: _Listing) -> tuple[Sample | None, list[str]]:
@@ -145,7 +149,8 @@ def _choose(own: list[Path], others: list[Path], listing: _Listing) -> tuple[Sam
             refused[path] = str(error).removeprefix(f"{path}: ")
             continue
         faults = listing.faults(sample)
-        if path in own or (len(sample.ids) and not faults):
+        ours = path in own and (_is_usual(path) or bool((listing.rows(sample) >= 0).any()))
+        if ours or (len(sample.ids) and not faults):
             fair.append((bool(faults), sample))
         else:
             refused[path] = faults or "it has no rows"

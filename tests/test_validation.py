@@ -18,6 +18,7 @@ from model import save_checkpoint
 from prediction.forms import Form, read_form
 from prediction.submission import write_submission
 from prediction.validation import check_submission
+from preprocessing.tables import Format
 from system.errors import UserError
 from tests.conftest import CLASSES, one_error_line
 from tests.test_arg import RUN
@@ -129,6 +130,53 @@ def test_probability_columns(row: str, expected: str, tmp_path: Path) -> None:
     assert check.near_ties == (1 + (row == "0.333,0.333,0.333"))  # 0.4 and 0.5 are one, in floating point
 
 
+@pytest.mark.parametrize(
+    ("cell", "expected"),
+    [
+        ("low high", ""),
+        ("sweep", ""),
+        ("low low", "rows that name a label twice: 1 (line 2 a.wav)"),
+        ("low high sweep", "rows of more than 2 labels: 1 (line 2 a.wav)"),
+        ("low deep", "labels that are no class: 1 (line 2 a.wav: low deep)"),
+        ("low|high", "labels that are no class: 1 (line 2 a.wav: low|high)"),
+        ("", "rows with an empty cell: 1 (line 2 a.wav)"),
+    ],
+)
+def test_several_labels_in_a_cell(cell: str, expected: str, tmp_path: Path) -> None:
+    form = Form(LABELS.header, Names(IDS[:2]), best=2)
+    found = problems(tmp_path / "s.csv", f'fname,label\na.wav,{cell}\n"b,c.wav",sweep high\n', form)
+    assert "".join(found) == expected
+    assert check_submission(tmp_path / "s.csv", form, CLASSES).predicted[1] == CLASSES.index("sweep")
+
+
+@pytest.mark.parametrize("cell", ["0", "1.0", "5e-1", "1.01", "-0.1", "nan", "inf", "yes", "0,5"])
+def test_the_probability_of_one_class(cell: str, tmp_path: Path) -> None:
+    form = Form(("id", "p"), Names(IDS[:2]), positive=0)
+    path = tmp_path / "s.csv"
+    found = problems(path, f'id,p\na.wav,"{cell}"\n"b,c.wav",0.2\n', form)
+    good = cell in ("0", "1.0", "5e-1")
+    assert "".join(found) == ("" if good else "rows whose probability is no number from 0 to 1: 1 (line 2 a.wav)")
+    check = check_submission(path, form, ("no", "yes"))
+    assert check.predicted.tolist() == [-1 if not good else 1 if cell == "0" else 0, 1]
+    assert check.near_ties == (cell == "5e-1")
+
+
+def test_another_delimiter_is_said_and_the_rest_is_checked(tmp_path: Path) -> None:
+    said = "its cells are separated by semicolons, not commas"
+    assert problems(tmp_path / "s.csv", GOOD.replace(",", ";").replace("b;c", "b,c")) == (said,)
+    found = problems(tmp_path / "s.csv", GOOD.replace(",", ";").replace("b;c", "b,c").replace("sweep", "deep"))
+    assert found == (said, "labels that are no class: 1 (line 5 é.wav: deep)")
+    tabs = Form(LABELS.header, LABELS.ids, format=Format("csv", delimiter="\t"))
+    assert problems(tmp_path / "s.csv", GOOD, tabs) == ("its cells are separated by commas, not tabs",)
+
+
+def test_row_numbers_in_front(tmp_path: Path) -> None:
+    form = Form(("", "id", "label"), Names(IDS[:2]), first_number=0)
+    assert problems(tmp_path / "s.csv", ',id,label\n0,a.wav,low\n1,"b,c.wav",high\n', form) == ()
+    found = problems(tmp_path / "s.csv", ',id,label\n1,a.wav,low\n1,"b,c.wav",high\n', form)
+    assert found == ("rows that have another number in the first column: 1 (line 2 a.wav)",)
+
+
 # ------------------------------------------------------------------------------------------------------- the command
 
 
@@ -177,6 +225,65 @@ def test_a_submission_is_checked_against_a_sample(good: Path, store_work: Path, 
     sample.write_text("id,word\n" + sample.read_text())
     assert check(good, "-w", store_work, "--sample-submission", sample) == 2
     assert check(sample, "-w", store_work, "--sample-submission", sample) == 0
+
+
+SAMPLES = {
+    "labels": "id,label\n{0},low\n{1},high\n",
+    "labels that are no class": "id,label\n{0},silence\n{1},silence\n",
+    "another label that is no class": "id,label\n{0},Low\n{1},high\n",
+    "empty cells": "id,label\n{0},\n{1},\n",
+    "several labels": "id,label\n{0},low high\n{1},low low\n",
+    "probabilities": "id,sweep,low,high\n{0},0.2,0.3,0.5\n{1},1,0,0\n",
+    "probabilities that are no numbers": "id,sweep,low,high\n{0},a,b,c\n{1},-1,-1,-1\n",
+    "zeros": "id,Sweep,LOW,high\n{0},0,0,0\n{1},0,0,0\n",
+    "a class too few": "id,sweep,low\n{0},0,0\n{1},0,0\n",
+    "a class too many": "id,sweep,low,high,deep\n{0},0,0,0,0\n{1},1,1,1,1\n",
+    "one probability": "id,is_low\n{0},0.5\n{1},0.5\n",
+    "whose probability": "id,probability\n{0},7\n{1},7\n",
+    "semicolons": "id;sweep;low;high\n{0};0,2;0,3;0,5\n{1};1,0;0,0;0,0\n",
+    "tabs": "id\tlabel\n{0}\tlow\n{1}\thigh\n",
+    "row numbers": ",id,label\n0,{0},low\n1,{1},high\n",
+    "spaces": "id, label\n{0}, low\n{1}, high\n",
+    "quotes and blank lines": '"id","label"\r\n\r\n"{0}","low"\r\n"{1}","high"\r\n\r\n',
+    "Excel": "sep=;\nid;label\n{0};low\n{1};high\n",
+}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("kind", SAMPLES)
+def test_a_sample_is_accepted_as_a_submission(
+    kind: str, encoding: str, store_work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sample, other = tmp_path / "sample.csv", tmp_path / "other.csv"
+    text = SAMPLES[kind].format("low/t0_nohash_0", "high/t0_nohash_0")
+    sample.write_bytes(text.encode(encoding))
+    given = ("-w", store_work, "--sample-submission", sample)
+    assert check(sample, *given) == 0
+    said = capsys.readouterr()
+    assert "would be accepted, 2 rows" in said.out
+    assert f"every value is that of {sample}: this is the sample itself" in said.err
+
+    lines = text.splitlines(keepends=True)
+    for change in (lines[:-1], [*lines[:-2], lines[-1], lines[-2]], [*lines, lines[-1]], ["x" + lines[0], *lines[1:]]):
+        if kind != "quotes and blank lines" and (kind != "Excel" or change[0] == lines[0]):
+            other.write_bytes("".join(change).encode(encoding))
+            assert check(other, *given) == 2
+
+
+def test_what_the_sample_has_is_a_remark_and_what_it_has_not_an_error(
+    store_work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sample, other = tmp_path / "sample.csv", tmp_path / "other.csv"
+    sample.write_text("id,sweep,low,high\nlow/t0_nohash_0,0,0,0\nhigh/t0_nohash_0,0,0,0\n")
+    given = ("-w", store_work, "--sample-submission", sample)
+    other.write_text(sample.read_text().replace(",0,0,0", ",0.2,0.2,0.2"))
+    assert check(other, *given) == 0
+    said = capsys.readouterr().err
+    assert "as in the sample, rows whose probabilities do not sum to 1: 2 (line 2 low/t0_nohash_0: 0.6" in said
+    assert "the sample itself" not in said
+    other.write_text(sample.read_text().replace(",0,0,0", ",low,0,nan", 1))
+    assert check(other, *given) == 2
+    assert "not all numbers from 0 to 1: 1 (line 2" in capsys.readouterr().out
 
 
 def test_no_torch_is_needed(good: Path, store_work: Path) -> None:
