@@ -78,12 +78,13 @@ def scan(config: PreprocessConfig) -> DataSet:
         faults = [f"{file.fname}: {file.reason}" for file in files if file.reason][:3]
         why = f" ({' | '.join(faults)})" if faults else ""
         if config.manifest:
-            raise UserError(f"{where}: names no clip to train on{why}")
+            raise UserError("; ".join([f"{where}: names no clip to train on{why}", *notes]))
         ways_out = propose(root, config, _count_classes) or f"; {LAYOUTS}"
         raise UserError(f"{where}: no clips found in class folders{why}{ways_out}")
     if len(classes) == 1:
         after = " after --map" if config.map else ""
-        ways_out = ("" if config.manifest else propose(root, config, _count_classes)) or f"; {LAYOUTS}"
+        ways_out = f"; {'; '.join(notes)}" if config.manifest else propose(root, config, _count_classes)
+        ways_out = ways_out or f"; {LAYOUTS}"
         raise UserError(f"{where}: the only class{after} is {classes.pop()!r}, and at least 2 are needed{ways_out}")
     notes += check_names(files, config.map)
     if unknown := sorted({file.label for file in files if file.split == "test"} - classes - {""}):

@@ -55,10 +55,11 @@ def read_parts(rows: Sequence[Times], insist: bool) -> tuple[list[Part], str]:
         whole, length = lasts[row.path], part.end - part.start
         if part.fault or not part.end or math.isnan(whole):
             continue
-        inside += part.end <= whole + SPARE_SECONDS and length < whole - SPARE_SECONDS
-        entire += part.start <= SPARE_SECONDS and abs(part.end - whole) <= SPARE_SECONDS
-        if part.end > whole + SPARE_SECONDS:
-            elsewhere += abs(length - whole) <= SPARE_SECONDS
+        spare = min(SPARE_SECONDS, whole / 10)
+        inside += part.end <= whole + spare and length < whole - spare
+        entire += part.start <= spare and abs(part.end - whole) <= spare
+        if part.end > whole + spare:
+            elsewhere += abs(length - whole) <= spare
             example = example or f" ({part.start:g} to {part.end:g} s in a file of {whole:.2f} s)"
     if not insist and entire == sum(bool(part.end or part.fault) for part in parts):
         return [Part()] * len(rows), ""
