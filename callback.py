@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import shutil
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,9 +25,11 @@ from arg import RunConfig
 from model import Classifier, read_config, save_checkpoint
 from system.console import clock
 from system.devices import gpu_random_state, set_gpu_random_state
-from system.errors import Stopped, UserError
+from system.errors import UserError
 from system.files import replacing
 from system.paths import BEST, EVENTS, HISTORY, LAST, PREVIOUS, RESULTS
+from system.processes import Signals
+from transform import VIEWS
 from util import uneven
 
 AVERAGE_EVERY = 4  # steps: at each it would cost a percent of a small network's time, for much the same average ...
@@ -92,26 +91,41 @@ class Report(NamedTuple):
 class Progress(pl.Callback):
     """How long it will take, then loss, accuracy and the time left: a bar on a terminal, else a line an epoch.
 
-    `expected` seconds are what the fold will take, `folds_left` counts it and those to come after it in the same
-    command. `report` is told every REPORT_SECONDS, and after each epoch.
+    `expected` seconds are what the fold will take from here to its scores, were it to train from the start; it took
+    `spent` to get here, as the folds after it will (`again`), and the command took `loading` to come to it.
+    `folds_left` counts it and those after it in the same command. `report` is told every REPORT_SECONDS, and after
+    each epoch.
     """
 
     REPORT_SECONDS = 0.5  # seldom enough that waiting for a GPU's running scores costs nothing
 
-    def __init__(self, expected: float, folds_left: int = 1, report: Callable[[Report], None] | None = None) -> None:
+    def __init__(
+        self,
+        expected: float,
+        folds_left: int = 1,
+        report: Callable[[Report], None] | None = None,
+        spent: float = 0.0,
+        again: float = 0.0,
+        loading: float = 0.0,
+    ) -> None:
         self.expected, self.folds_left, self.report = expected, folds_left, report
+        self.spent, self.again, self.loading = spent, again, loading
+        self.scoring = 0.0  # seconds, the views of the held-out clips; 0: not known yet
         self.bar: Any = None
         self.first = self.steps = 0  # where this process starts, and of how many
-        self.started = self.epoch_started = self.reported = 0.0
+        self.started = self.epoch_started = self.validation_started = self.reported = 0.0
         self.clips_per_second = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
         assert isinstance(model, Classifier)
         self.first, self.steps = trainer.global_step, int(trainer.estimated_stepping_batches)
         expected = self.expected * (1 - self.first / self.steps)
-        all_folds = expected + self.expected * (self.folds_left - 1)
-        more = f", {clock(all_folds)} for {self.folds_left} folds" if self.folds_left > 1 else ""
-        print(f"fold {model.config.fold}, expected time: {clock(expected)}{more}", flush=True)
+        fold = self.spent + expected
+        everything = self.loading + fold + (self.expected + self.again) * (self.folds_left - 1)
+        more = f" for {self.folds_left} folds" if self.folds_left > 1 else ""
+        more += " with loading" if self.loading else ""
+        said = f"{clock(fold)}, {clock(everything)}{more}" if more else clock(fold)
+        print(f"fold {model.config.fold}, expected time: {said}", flush=True)
         self._report(trainer, model, {}, expected)
         self.started = time.monotonic()
         self.bar = tqdm(
@@ -141,6 +155,12 @@ class Progress(pl.Callback):
             scores = model.running_scores()
             self.bar.set_postfix_str(f"loss {scores['train_loss']:.3f}, accuracy {scores['train_accuracy']:.3f}")
 
+    def on_validation_start(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
+        self.validation_started = time.monotonic()
+
+    def on_validation_end(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
+        self.scoring = VIEWS * (time.monotonic() - self.validation_started)
+
     def on_train_epoch_end(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
         assert isinstance(model, Classifier)
         scores, left = model.running_scores() | model.held_out_scores, self._left(trainer)
@@ -156,9 +176,9 @@ class Progress(pl.Callback):
         self._report(trainer, model, scores, left)
 
     def _left(self, trainer: pl.Trainer) -> float:
-        """Seconds, from the steps of this process."""
+        """Seconds, from the steps of this process and its latest look at the held-out clips."""
         done = trainer.global_step
-        return (time.monotonic() - self.started) / max(1, done - self.first) * (self.steps - done)
+        return (time.monotonic() - self.started) / max(1, done - self.first) * (self.steps - done) + self.scoring
 
     def _report(self, trainer: pl.Trainer, model: Classifier, scores: dict[str, float], left: float) -> None:
         if self.report:
@@ -169,34 +189,6 @@ class Progress(pl.Callback):
     def teardown(self, trainer: pl.Trainer, model: pl.LightningModule, stage: str) -> None:
         if self.bar is not None:
             self.bar.close()
-
-
-class Signals:
-    """SIGINT and SIGTERM during training: the first one asks it to stop, after which SIGINT stops it at once."""
-
-    def __init__(self) -> None:
-        self.received: signal.Signals | None = None
-
-    def listen(self) -> None:
-        """Replace Lightning's handlers, which restore those before them in the end; in a main thread only."""
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, self._handle)
-
-    def stopped(self, where: str) -> Stopped:
-        """What to raise for the signal that was received; training resumes from `where`."""
-        assert self.received
-        text = f"stopped by {self.received.name}; the same command (without --restart) resumes from {where}"
-        return Stopped(text, 128 + self.received)
-
-    def _handle(self, number: int, _: Any) -> None:
-        if number == signal.SIGINT and self.received:
-            raise KeyboardInterrupt
-        if self.received is None:
-            with contextlib.suppress(OSError):  # nobody reads it
-                # print may be under way
-                os.write(2, b"stopping after this batch, once it is saved; Ctrl-C stops at once\n")
-        self.received = signal.Signals(number)
 
 
 CHECK_STEPS = 100  # between two looks at the losses, for each of which training waits for the GPU

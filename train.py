@@ -6,7 +6,9 @@ torch and what builds on it are imported where they are used, so that ``-h`` and
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
+import time
 from collections.abc import Sequence
 
 from arg import TrainConfig, parse_train
@@ -22,14 +24,18 @@ from training.runs import conclude, fold_folder, must_train
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
+    began = time.monotonic()
     config = parse_train(argv)
     with free_threads():
         quieten()
-        train(config)
+        train(config, began)
 
 
-def train(config: TrainConfig) -> None:
-    """Train the folds that are asked for, one after the other on each device; a finished one is left as it is."""
+def train(config: TrainConfig, began: float = math.inf) -> None:
+    """Train the folds that are asked for, one after the other on each device; a finished one is left as it is.
+
+    `began` is when the command did, by time.monotonic(), to say beforehand how long all of it will take.
+    """
     from model import check_start
     from training.tensorboard import require_tensorboard
     from training.workers import train_side_by_side
@@ -55,7 +61,8 @@ def train(config: TrainConfig) -> None:
         store = store.on(devices[0])
         net = None  # the first fold's, compiled once for all
         for position, run in enumerate(runs):
-            net = train_fold(config, store, run, devices[0], len(runs) - position, net=net).net
+            left = len(runs) - position
+            net = train_fold(config, store, run, devices[0], left, net=net, began=math.inf if position else began).net
     conclude(config, store, [dataclasses.replace(first, fold=fold) for fold in range(store.folds)])
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from system.devices import keep_memory
+from system.errors import Stopped
 
 HANGS = 124  # exit status of a process that `watchdog` has ended, as timeout(1) has it
 
@@ -148,6 +149,34 @@ def noted_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+class Signals:
+    """SIGINT and SIGTERM during training: the first one asks it to stop, after which SIGINT stops it at once."""
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+
+    def listen(self) -> None:
+        """Replace Lightning's handlers, which restore those before them in the end; in a main thread only."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, self._handle)
+
+    def stopped(self, where: str) -> Stopped:
+        """What to raise for the signal that was received; training resumes from `where`."""
+        assert self.received
+        text = f"stopped by {self.received.name}; the same command (without --restart) resumes from {where}"
+        return Stopped(text, 128 + self.received)
+
+    def _handle(self, number: int, _: Any) -> None:
+        if number == signal.SIGINT and self.received:
+            raise KeyboardInterrupt
+        if self.received is None:
+            with contextlib.suppress(OSError):  # nobody reads it
+                # print may be under way
+                os.write(2, b"stopping after this batch, once it is saved; Ctrl-C stops at once\n")
+        self.received = signal.Signals(number)
 
 
 @contextlib.contextmanager

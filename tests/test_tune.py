@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -69,6 +71,74 @@ def test_trying_things_leaves_the_run_alone(model: Classifier, store_work: Path)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert torch.equal(state, torch.random.get_rng_state())
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_what_a_fold_takes_counts_the_optimisers_steps_and_the_views_of_the_scores(
+    model: Classifier, store_work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """18 clips in 3 batches for 2 epochs, 18 held out: 6 steps of 0.02 s, and 2 + 4 looks at 18 clips of 0.003 s."""
+    data = WaveData(Store.open(store_work), 0, 8, (0,))
+    monkeypatch.setattr(model, "config", dataclasses.replace(model.config, optim=OptimConfig(epochs=2)))
+
+    class Slow:
+        def step(self, closure: Any) -> None:
+            time.sleep(0.02)
+
+    def step(_: Classifier, wave: torch.Tensor, target: torch.Tensor, learn: bool = True) -> None:
+        time.sleep(0 if learn else 0.003 * len(wave))
+
+    monkeypatch.setattr(training.tuning, "make_optimizer", lambda *_: Slow())
+    monkeypatch.setattr(training.tuning, "step", step)
+    overhead = 6 * training.tuning.STEP_SECONDS + 2 * training.tuning.EPOCH_SECONDS + training.tuning.LAST_SECONDS
+    expected = 6 * 0.02 + (2 + 4) * 18 * 0.003 + overhead
+    assert training.tuning.expected_seconds(model, data) == pytest.approx(expected, rel=0.2)
+
+
+def test_a_compiled_network_is_compiled_for_the_batches_that_come(
+    store_work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """17 clips in batches of 6, 6 and 5 to learn from, 17 in the same to judge."""
+    model, asked = Classifier(dataclasses.replace(RUN, model="resnet10t")), []
+    data = WaveData(Store.open(store_work), 0, 8, (0,), limit=17)
+
+    def compiled(self: nn.Module, **_: object) -> None:
+        def forward(feature: torch.Tensor) -> torch.Tensor:
+            asked.append((len(feature), self.training, torch.is_inference_mode_enabled()))
+            result: torch.Tensor = self.forward(feature)
+            return result
+
+        self._compiled_call_impl = forward
+
+    monkeypatch.setattr(nn.Module, "compile", compiled)
+    training.tuning.compile_network(model)
+    asked.clear()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    training.tuning.expected_seconds(model, data)
+    assert asked[:4] == [(5, True, False), (6, True, False), (5, False, True), (6, False, True)]
+    assert set(asked) == set(asked[:4])  # another size would be compiled as well
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert model.net.training
+
+
+@pytest.mark.parametrize(
+    ("folds", "loading", "said"),
+    [(1, 0.0, "12 s"), (1, 5.0, "12 s, 17 s with loading"), (3, 5.0, "12 s, 39 s for 3 folds with loading"),
+     (2, 0.0, "12 s, 23 s for 2 folds")],
+)  # fmt: skip
+def test_the_time_said_beforehand_is_that_of_the_whole_command(
+    folds: int, loading: float, said: str, model: Classifier, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """2 s until here and 10 s to come; a fold after it takes 1 s and 10 s; 5 s before it."""
+    progress = Progress(10.0, folds, None, 2.0, 1.0, loading)
+    trainer: Any = SimpleNamespace(global_step=0, estimated_stepping_batches=4)
+    progress.on_train_start(trainer, model)
+    assert capsys.readouterr().out == f"fold 0, expected time: {said}\n"
+    progress.started -= 6
+    trainer.global_step = 2
+    progress.on_validation_start(trainer, model)
+    progress.validation_started -= 0.5
+    progress.on_validation_end(trainer, model)
+    assert progress._left(trainer) == pytest.approx(6 + 4 * 0.5, abs=0.2)  # two steps, four views
 
 
 def test_without_a_compiler_training_goes_on(

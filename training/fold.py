@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import time
 import warnings
@@ -48,10 +49,12 @@ def train_fold(
     folds_left: int = 1,
     report: Callable[[Report], None] | None = None,
     net: nn.Module | None = None,
+    began: float = math.inf,
 ) -> Trained:
     """Train one fold, or what is left of it, predict what it held out, and record both.
 
-    `net` is an earlier fold's, which takes the place of a new one so that it is compiled only once.
+    `net` is an earlier fold's, which takes the place of a new one so that it is compiled only once. `began` is when the
+    command did, by time.monotonic(), where this is its first fold.
     """
     from callback import Progress, draw_curve
     from training.tensorboard import TensorBoard
@@ -80,7 +83,10 @@ def train_fold(
             if begun is not None and (begun["finished"] or begun["epoch"] == run.optim.epochs):
                 record = take_trained(model, folder, begun)
             else:
-                progress = Progress(expected_seconds(model, data), folds_left, report)
+                expected = expected_seconds(model, data)
+                spent = time.monotonic() - started
+                again = 0.0 if run.optim.compile else spent
+                progress = Progress(expected, folds_left, report, spent, again, max(0.0, started - began))
                 record = fit(model, data, device, folder, progress, begun, log)
             answers, scores = predict_held_out(model, data, device, folder) if len(data.valid) else (None, {})
             if record["history"]:

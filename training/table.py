@@ -59,7 +59,7 @@ def summary(jobs: Sequence[Job], devices: int, now: float) -> str:
     left = seconds_left(jobs, devices, now)
     if started := [job.started for job in jobs if job.device]:
         parts.append(f"{clock(now - min(started))} so far")
-    if left and ("training" in states or "waiting" in states):  # scoring, the last part, is not counted
+    if left and ("training" in states or "waiting" in states):
         parts.append(f"about {clock(left)} left")
     return ", ".join(parts)
 

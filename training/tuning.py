@@ -6,8 +6,8 @@ import copy
 import math
 import sys
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 
 import torch
@@ -16,13 +16,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from arg import FeatureConfig, RunConfig
 from dataset import WaveData
-from model import Classifier, layout_of
+from model import Classifier, layout_of, make_optimizer
 from networks.muon import operations
 from system.devices import free_memory, pick_precision
 from system.errors import UserError, first_line
 from transform import VIEWS
 from util import generator
 
+STEP_SECONDS = 0.0005  # of a training step beside what is tried, ...
+EPOCH_SECONDS = 0.01  # of an epoch, ...
+LAST_SECONDS = 0.3  # and of a fold: its files and the curve
 LARGEST_BATCH = 1024  # clips; the rules for the rate are not to be stretched further
 LEAST_STEPS = 16  # of an epoch that --batch-size auto leaves
 
@@ -42,8 +45,8 @@ def made_batch(model: Classifier, clips: int, device: torch.device) -> tuple[Ten
 
 
 def step(model: Classifier, wave: Tensor, target: Tensor, learn: bool = True) -> None:
-    """What a training step computes but for the optimiser; forward only where `learn` is False."""
-    with torch.set_grad_enabled(learn):
+    """What a training step computes but for the optimiser; forward only, as for judging, where `learn` is False."""
+    with torch.inference_mode(not learn):
         with autocast(model.config.optim.precision, wave.device):
             feature, rows = model.augmented(wave, target, generator(wave.device, 0))
             loss = model.loss(model.logits(feature), rows)
@@ -84,25 +87,51 @@ def learning_operations(net: nn.Module, features: FeatureConfig) -> int:
     return 3 * int(counter.get_total_flops())
 
 
-def expected_seconds(model: Classifier, data: WaveData) -> float:
-    """How long a fold will take on the device that `model` is on, from a few steps of a copy."""
+@contextmanager
+def tried(model: Classifier) -> Iterator[None]:
+    """`model` itself, which may be compiled, to try things on: it is left as it was, and so are torch's generators."""
     device = model.device
-    probe = apart(model)
-    wave, target = made_batch(model, min(model.config.optim.batch_size, len(data.train)), device)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):  # dropout draws from the global generators
+        try:
+            yield
+        finally:
+            model.load_state_dict(state)
+            model.zero_grad()
+            model.train()
+
+
+def expected_seconds(model: Classifier, data: WaveData) -> float:
+    """How long a fold will take from here on, to the scores of its held-out clips, on the device that `model` is on.
+
+    From a few steps and looks at clips. A compiled network is compiled here for the batches that will come.
+    """
+    device, optim = model.device, model.config.optim
+    batches = data.train_batches(0)
+    wave, target = made_batch(model, max(map(len, batches.parts())), device)
+    optimizer = make_optimizer(model.net, optim, model.config.parts.get(optim.optimizer))
 
     def seconds_a_clip(clips: int, learn: bool, repeats: int = 2) -> float:
-        return seconds(lambda: step(probe, wave[:clips], target[:clips], learn), repeats) / clips
+        return seconds(lambda: step(model, wave[:clips], target[:clips], learn), repeats) / clips
 
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):  # dropout draws from the global generators
+    def update() -> None:
+        optimizer.step(lambda: 0.0)
+        next(model.net.parameters()).sum().item()  # waits for the device
+
+    with tried(model):
         clips = min(8, len(wave))  # of a slow network a part of the batch tells enough, sooner
+        if model.net._compiled_call_impl is not None:
+            clips = len(wave)  # another size would be compiled as well
+            compile_sizes(model, data)
         seconds_a_clip(clips, learn=True, repeats=1)  # warms up
         while clips < len(wave) and seconds_a_clip(clips, learn=True, repeats=1) * 4 * clips < 1:
             clips = min(4 * clips, len(wave))
-        learning, looking = (seconds_a_clip(clips, learn) for learn in (True, False))
-    if model.config.optim.optimizer == "muon":  # the others' steps take next to nothing
-        learning *= 1 + muon_share(probe.net, model.config)
-    epochs = model.config.optim.epochs
-    return epochs * len(data.train) * learning + (epochs + VIEWS) * len(data.valid) * looking
+        learning, updating = seconds_a_clip(clips, learn=True), seconds(update)
+        model.eval()
+        looking = seconds_a_clip(clips, learn=False)
+    steps = optim.epochs * len(batches)
+    training = optim.epochs * len(data.train) * learning + steps * (updating / optim.accumulate + STEP_SECONDS)
+    return training + (optim.epochs + VIEWS) * len(data.valid) * looking + optim.epochs * EPOCH_SECONDS + LAST_SECONDS
 
 
 def pick_layout(model: Classifier) -> torch.memory_format:
@@ -154,6 +183,15 @@ def compile_network(model: Classifier) -> None:
         model.net._compiled_call_impl = None
         print(f"warning: --compile: trains without it, no working compiler ({first_line(error)})", file=sys.stderr)
     model.zero_grad()
+
+
+def compile_sizes(model: Classifier, data: WaveData) -> None:
+    """Have a compiled network compile what it will be asked for: batches of every size, to learn from and to judge."""
+    for learn, batches in ((True, data.train_batches(0)), (False, data.val_dataloader())):
+        model.train(learn)
+        for size in sorted({len(part) for part in batches.parts()}):
+            step(model, *made_batch(model, size, model.device), learn)
+    model.train()
 
 
 def largest_batch(model: Classifier, clips: int, device: torch.device) -> int:
