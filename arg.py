@@ -236,11 +236,14 @@ class FeatureOptions(SizeOptions):
             require(frames >= 8, f"--hop {hop}: gives {frames} frames of {clip_samples} samples; use a smaller hop")
         else:
             hop = math.ceil(clip_samples / (frames - 1))
-        n_fft = self.n_fft or 2 ** round(math.log2(0.128 * sample_rate))  # a power of two
         nyquist = sample_rate / 2
         fmax = nyquist if self.fmax is None else self.fmax
         need = f"need 0 <= fmin < fmax <= {nyquist:g} Hz"
         require(0 <= self.fmin < fmax <= nyquist, f"--fmin {self.fmin:g} --fmax {fmax:g}: {need}")
+        power = round(math.log2(0.128 * sample_rate))
+        if sample_rate < 1000:  # infrasound, where mel bands are equally wide: none may lie between two bins
+            power = max(power, math.ceil(math.log2(sample_rate * (n_mels + 1) / (fmax - self.fmin))))
+        n_fft = self.n_fft or 2**power
         return FeatureConfig(sample_rate, clip_samples, n_mels, frames, hop, n_fft, self.fmin, self.fmax)
 
 

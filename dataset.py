@@ -56,10 +56,13 @@ class LogMel(nn.Module):
         super().__init__()
         self.config = config
         filters = mel_filters(config)
-        if empty := int((filters.max(axis=0) == 0).sum()):
+        if empty := empty_bands(filters):
+            larger = config
+            while empty_bands(mel_filters(larger)):
+                larger = dataclasses.replace(larger, n_fft=2 * larger.n_fft)
             raise UserError(
                 f"{config.n_mels} mel bands with n_fft {config.n_fft} at {config.sample_rate} Hz leave {empty} bands "
-                f"empty: use a larger --n-fft or fewer --n-mels"
+                f"empty: use --n-fft {larger.n_fft}, or fewer --n-mels"
             )
         # In float32 the FFT's own rounding, noise some 140 dB below a frame's power, can be off by over 1e-3 dB in
         # bands of few bins that lie 80 dB below the loudest; in wider ones it averages out.
@@ -125,6 +128,10 @@ def mel_filters(config: FeatureConfig) -> NDArray[np.float32]:
         band: dict[str, Any] = {"n_mels": config.n_mels, "fmin": config.fmin, "fmax": config.fmax}
         filters = mel(sr=config.sample_rate, n_fft=config.n_fft, **band, dtype=np.float64)
     return np.ascontiguousarray(filters.T, np.float32)
+
+
+def empty_bands(filters: NDArray[np.float32]) -> int:
+    return int((filters.max(axis=0) == 0).sum())
 
 
 def fast_double(device: torch.device) -> bool:

@@ -14,6 +14,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from arg import HIGHEST_RATE, LOWEST_RATE
 from preprocessing.audit import CLIPPED_SHARE
 from preprocessing.files import FFMPEG_SUFFIXES, UNSAFE_NAME
 
@@ -219,10 +220,19 @@ class FloatLevels:
 
 
 def open_audio(path: str) -> AudioFile | FFmpegFile:
-    """The file at `path`; UnusableError for a name or a kind of file that is not opened.
+    """The file at `path`; UnusableError for a name, a kind of file or a sample rate that is not read.
 
     What libsndfile does not read is left to FFmpeg. Their errors pass: RuntimeError, ValueError, OSError.
     """
+    file = _open(path)
+    if not LOWEST_RATE <= file.rate <= HIGHEST_RATE:  # a damaged header: resampling from 1 Hz would fill the memory
+        file.__exit__()
+        limits = f"{LOWEST_RATE} to {HIGHEST_RATE:,} Hz"
+        raise UnusableError(f"its sample rate is {file.rate:,} Hz, not one from {limits}: is its header damaged?")
+    return file
+
+
+def _open(path: str) -> AudioFile | FFmpegFile:
     if UNSAFE_NAME.search(path):
         raise UnusableError("its name holds a control character or is not UTF-8")
     if not os.path.isfile(path):  # noqa: PTH113 (a Path for each of 60,000 files is slow)

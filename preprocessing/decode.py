@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from arg import HIGHEST_RATE, LOWEST_RATE
 from preprocessing.audiofile import UNKNOWN, AudioFile, FFmpegFile, FloatLevels, UnusableError, open_audio
 from preprocessing.store import writing
 from preprocessing.workers import STALL_SECONDS, isolated
@@ -299,9 +298,6 @@ def _read(source: Source, sample_rate: int, into: _Samples, progressed: Callable
 
     with open_audio(source.path) as file:
         rate, channels, begin, frames = file.rate, file.channels, len(into), 0
-        if not LOWEST_RATE <= rate <= HIGHEST_RATE:  # a damaged header: resampling from 1 Hz would fill the memory
-            limits = f"{LOWEST_RATE} to {HIGHEST_RATE:,} Hz"
-            raise UnusableError(f"its sample rate is {rate:,} Hz, not one from {limits}: is its header damaged?")
         exact = channels == 1 and rate == sample_rate and file.int16
         resampler = None if rate == sample_rate else soxr.ResampleStream(rate, sample_rate, 1, "float32", "HQ")
         at_once = min(max(BLOCK_VALUES // channels, 1), file.frames + 1)  # + 1: a short read is the last one
@@ -366,14 +362,13 @@ def common_rate(paths: Sequence[str]) -> int:
     """The most common sample rate (Hz) by the headers: of a sample, or of all files where that leaves a doubt."""
 
     def rates(paths: Sequence[str]) -> Counter[int]:
-        found = headers(paths)
-        return Counter(header.rate for header in found if LOWEST_RATE <= header.rate <= HIGHEST_RATE)
+        return Counter(header.rate for header in headers(paths) if not header.reason)
 
     found = rates(paths[:: math.ceil(len(paths) / 1000)])
     if not found or max(found.values()) <= 0.6 * found.total():
         found = rates(paths)
     if not found:
-        why = next(headers(paths[:1])).reason or "are they audio files?"
+        why = next(headers(paths[:1])).reason
         raise UserError(f"none of the {len(paths):,} clips can be read, {paths[0]} for one: {why}")
     return max(found, key=lambda rate: (found[rate], rate))
 

@@ -55,8 +55,8 @@ def _decide(split: str, paths: Sequence[str]) -> FullScale:
     peak = max((level.peak for level in levels), default=0.0)
     if peak < PLAIN_PEAK or not all(level.peak > 1 and level.fits(INT16_SCALE) for level in levels):
         return FullScale(1.0, "")
-    what = f"{len(levels):,} float files of {split} hold values up to {peak:,.0f}"
-    return FullScale(INT16_SCALE, f"{what}: float samples are divided by {INT16_SCALE:,.0f}")
+    what = f"float samples of {split} files are divided by {INT16_SCALE:,.0f}"
+    return FullScale(INT16_SCALE, f"{what}: they go up to {peak:,.0f} ({len(levels):,} looked at)")
 
 
 def _levels(paths: Sequence[str]) -> Iterator[FloatLevels]:

@@ -106,9 +106,22 @@ def test_silence_becomes_zeros() -> None:
 
 
 def test_empty_mel_bands_are_refused() -> None:
-    with pytest.raises(UserError, match="12 bands empty"):
+    with pytest.raises(UserError, match="12 bands empty: use --n-fft 1024, or fewer --n-mels"):
         LogMel(FeatureOptions(224, 224, n_fft=512).resolve(16000, 16000))
+    LogMel(FeatureOptions(224, 224, n_fft=1024).resolve(16000, 16000))
     LogMel(FeatureOptions(224, 224).resolve(16000, 16000))
+
+
+@pytest.mark.parametrize("rate", [100, 250, 999, 500_000, 1_000_000])
+@pytest.mark.parametrize("size", [32, 64, 224])
+def test_the_usual_features_of_infrasound_and_ultrasound(rate: int, size: int) -> None:
+    config = FeatureOptions(size=size).resolve(rate, 2 * rate)
+    wave = torch.sin(torch.arange(2 * rate) * 0.3)[None]
+    feature = LogMel(config)(wave)
+    assert feature.shape == (1, 1, size, size)
+    assert int(feature[0, 0, :, size // 2].argmax()) > 0
+    if rate < 1000:
+        LogMel(FeatureOptions(size=size, fmin=rate / 10, fmax=rate / 4).resolve(rate, 2 * rate))
 
 
 def store_of(*clips: list[int]) -> Clips:

@@ -22,6 +22,7 @@ import preprocessing.pipeline
 import preprocessing.store
 import preprocessing.workers
 import system.paths
+from system.errors import UserError
 from tests import altered
 from tests.altered import to_int16
 from tests.preparing import RATE, fill, fill_speakers, fold_of, noise, prepare, reasons, voice, write
@@ -279,3 +280,39 @@ def test_recorded_clips() -> None:
     low, high = np.nonzero(np.triu(found[:, None] == found, 1))
     assert np.mean(found[len(waves) :] == found[chosen]) >= 0.95  # recall
     assert np.mean(recording[low] == recording[high]) >= 0.99  # precision
+
+
+@pytest.mark.parametrize(("rate", "seconds"), [(100, 4), (250, 0.5), (250, 4), (250, 80), (500_000, 0.1)])
+def test_infrasound_and_ultrasound(rate: int, seconds: float) -> None:
+    """Tones in noise, each class at its share of the sample rate; the first ten again, later, softer and noisier."""
+    draw = np.random.default_rng(0)
+    time = np.arange(round(seconds * rate))
+    tones = [0.3 * np.sin(2 * np.pi * (0.08 + 0.08 * (n % 3)) * draw.normal(1, 0.03) * time) for n in range(30)]
+    waves = [to_int16(32768 * (wave + 0.03 * draw.standard_normal(len(time)))) for wave in tones]
+    late = len(time) // 20
+    copies = [to_int16(np.roll(wave, late) / 2 + 20 * draw.standard_normal(len(time))) for wave in waves[:10]]
+    length = np.full(40, len(time))
+    offset = np.cumsum(length) - length
+    cluster = preprocessing.duplicates.near_duplicates(np.concatenate([*waves, *copies]), offset, length, rate)
+    assert cluster[:30].tolist() == list(range(30))
+    found = (cluster[30:] == np.arange(10)).sum()
+    assert found >= 9 if len(time) >= 320 else not found  # little sound is like much else
+
+
+def test_rates_at_their_limits(tmp_path: Path) -> None:
+    draw = np.random.default_rng(1)
+    for rate in (99, 100, 250, 500_000, 1_000_000, 1_000_001):
+        for label in ("no", "yes"):
+            write(tmp_path / str(rate) / label / "a.wav", to_int16(3000 * draw.standard_normal(rate // 2)), rate)
+    write(tmp_path / "250" / "no" / "b.wav", 1, 100)
+    clips = prepare(tmp_path / "250", tmp_path / "work", folds=2)
+    assert sorted(zip(clips["sample_rate"], clips["length"], strict=True)) == [(100, 4000), (250, 125), (250, 125)]
+    for rate in (100, 500_000, 1_000_000):
+        clips = prepare(tmp_path / str(rate), tmp_path / f"work {rate}", folds=2)
+        assert (clips["length"] == rate // 2).all()
+        assert (clips["cluster"] == "").all()
+    for rate in (99, 1_000_001):
+        with pytest.raises(UserError, match=f"its sample rate is {rate:,} Hz, not one from 100 to 1,000,000 Hz"):
+            prepare(tmp_path / str(rate), tmp_path / "none", folds=2, sample_rate=8000)
+        with pytest.raises(UserError, match=f"none of the 2 clips can be read, .*: its sample rate is {rate:,} Hz, "):
+            prepare(tmp_path / str(rate), tmp_path / "none", folds=2)
