@@ -12,10 +12,22 @@ from functools import cached_property
 from typing import NamedTuple
 
 from preprocessing.files import printable, recording_of
-from preprocessing.words import CONDITIONS, COUNTERS, FIELD, MOST, NUMBERED, SPEAKERS, WORDS, WordGroups
+from preprocessing.matching import normalised
+from preprocessing.words import CONDITIONS, COUNTERS, DAYS, FIELD, MOST, NUMBERED, SPEAKERS, WORDS, WordGroups
 
 ENDING = r"\.\w+$"
 UUID = re.compile(r"[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}", re.IGNORECASE)
+
+
+MONTH, DAY, TIME = "(?:0[1-9]|1[0-2])", "(?:0[1-9]|[12][0-9]|3[01])", r"(?:t?\d{4,6}z?)?"
+DATES = [  # with letters in front: rec20240131; the last is 31jan2024
+    re.compile(rf"[^\W\d_]*{form}{TIME}")
+    for form in (
+        *(rf"(?:19|20)\d\d{MONTH}{DAY}", rf"{DAY}{MONTH}(?:19|20)\d\d", rf"{MONTH}{DAY}(?:19|20)\d\d"),
+        *(rf"\d\d{MONTH}{DAY}", rf"{DAY}{MONTH}\d\d", rf"{MONTH}{DAY}\d\d"),
+        r"\d{1,2}(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*(?:\d\d)?(?:\d\d)?",
+    )
+]
 
 
 class Reading(NamedTuple):
@@ -43,6 +55,7 @@ SHAPES = (
     Shape("CREMA-D", r"1\d{3}_[A-Z]{3}_[A-Z]{3}_[A-Z]{1,2}", rf"_(?P<label>[A-Z]{{3}})_[A-Z]+{ENDING}",
           r"(?P<group>1\d{3})_[A-Z]{3}_[A-Z]{3}_"),
     Shape("EMO-DB", r"\d\d[ab]\d\d[A-Z][a-z]?", rf"\d(?P<label>[A-Z])[a-z]?{ENDING}", r"(?P<group>\d\d)[ab]\d\d[A-Z]"),
+    Shape("TESS", r"[OY]AF_[a-z]+_[a-z]+", rf"_(?P<label>[a-z]+){ENDING}", r"(?P<group>[OY]AF)_[a-z]+_"),
     Shape("SAVEE", r"(?:DC|JE|JK|KL)_(?:a|d|f|h|n|sa|su)\d\d", rf"_(?P<label>[a-z]+)\d+{ENDING}",
           r"(?P<group>DC|JE|JK|KL)_[a-z]+\d"),
 )  # fmt: skip
@@ -84,9 +97,19 @@ class Column:
         return self.numbers[0] <= 1 and self.numbers[-1] - self.numbers[0] < 1.25 * len(self.numbers) + 1
 
     @cached_property
+    def counts_letters(self) -> bool:
+        """Whether its values are the first letters of the alphabet: takes."""
+        letters = sorted({value.casefold() for value in self.count})
+        return (
+            not self.named
+            and all(map(re.compile("[a-z]").fullmatch, letters))
+            and ord(letters[-1]) - ord("a") <= len(letters)
+        )
+
+    @cached_property
     def named(self) -> bool:
-        """Whether the word before its numbers says that they are speakers, recordings or the like."""
-        return self.prefix in SPEAKERS
+        """Whether the word before its numbers or words says that they are speakers, recordings or the like."""
+        return (self.before if self.prefix is None else self.prefix) in SPEAKERS
 
     @cached_property
     def is_words(self) -> bool:
@@ -152,9 +175,10 @@ class Column:
     def shown(self, what: str, example: str) -> str:
         most = sorted(self.count, key=lambda value: (-self.count[value], value))[:3]
         more = ", ..." if len(self.count) > 3 else ""
-        middle = sorted(self.count.values())[len(self.count) // 2]
+        low, high = min(self.count.values()), max(self.count.values())
+        clips = f"{low:,} clips each" if low == high else f"{low:,} to {high:,} clips each"
         return printable(
-            f"{len(self.count):,} {what} in {self.name} ({', '.join(most)}{more}) with {middle:,} clips at the median"
+            f"{len(self.count):,} {what} in {self.name} ({', '.join(most)}{more}; {clips})"
             + (f", as in {example}" if example else "")
         )
 
@@ -166,7 +190,7 @@ def propose(names: Sequence[str], labels: Sequence[str]) -> Reading | None:
     """
     pairs = sorted((recording_of(name), label) for name, label in zip(names, labels, strict=True))
     names, labels = [name for name, _ in pairs], [label for _, label in pairs]
-    if len(names) < 4 or sum(bool(UUID.fullmatch(_stem(name))) for name in names) > MOST * len(names) / 2:
+    if len(names) < 4:
         return None
     labelled = any(labels)
     found = _by_shape(names, labels, labelled) or _by_place(names, labels, labelled)
@@ -204,11 +228,13 @@ def _by_shape(names: Sequence[str], labels: Sequence[str], labelled: bool) -> Re
 
 
 def _strays(count: int) -> str:
-    return f"; {count:,} names have another form" if count else ""
+    return f"; names of another form: {count:,}" if count else ""
 
 
 def _by_place(names: Sequence[str], labels: Sequence[str], labelled: bool) -> Reading | None:
     """The reading of names that have the same parts in the same order."""
+    if any(normalised(name) != name for name in names):
+        return None  # a pattern takes letters and their accents for two, if they are
     columns, rows = _columns(names, labels)
     if not columns:
         return None
@@ -239,6 +265,8 @@ def _by_place(names: Sequence[str], labels: Sequence[str], labelled: bool) -> Re
 def _columns(names: Sequence[str], labels: Sequence[str]) -> tuple[list[Column], list[int]]:
     """The parts of the names of the most frequent form, but those that are the same in all, and the rows of those."""
     stems = [_stem(name) for name in names]
+    if 2 * sum(map(bool, map(UUID.fullmatch, stems))) > len(stems):
+        stems = [""] * len(stems)  # these tell nothing, but folders may
     forms = [(name.count("/"), tuple(FIELD.split(stem))) for name, stem in zip(names, stems, strict=True)]
     (depth, separators), size = Counter(forms).most_common(1)[0]
     if size < MOST * len(names):
@@ -266,6 +294,7 @@ def _columns(names: Sequence[str], labels: Sequence[str]) -> tuple[list[Column],
             column.before = columns[-1].values[0].casefold()
         columns.append(column)
         columns += _word_and_number(column, before, after)
+    _mark_dates(levels)
     _mark_dates(columns)
     return [column for column in (*levels, *columns) if len(column.count) > 1], rows
 
@@ -289,32 +318,34 @@ def _word_and_number(column: Column, before: str, after: str) -> list[Column]:
 def _mark_dates(columns: Sequence[Column]) -> None:
     """Say of the columns that are dates, or times after these, that they are."""
 
-    def within(at: int, low: int, high: int, digits: tuple[int, ...]) -> bool:
+    def within(at: int, low: int, high: int, *digits: int) -> bool:
         if not 0 <= at < len(columns) or columns[at].prefix is None:
             return False
-        sized = {len(value) - len(value.rstrip("0123456789")) for value in columns[at].count} <= set(digits)
+        sized = all(len(value) - len(value.rstrip("0123456789")) in digits for value in columns[at].count)
         return sized and low <= columns[at].numbers[0] and columns[at].numbers[-1] <= high
 
-    for at in range(len(columns)):
-        last = None
-        if within(at, 1900_01_01, 2039_12_31, (8,)) and all(
-            1 <= number // 100 % 100 <= 12 and 1 <= number % 100 <= 31 for number in columns[at].numbers
-        ):
-            first = last = at
-        for year, month, day in ((at, at + 1, at + 2), (at + 2, at + 1, at)):
-            if within(year, 1990, 2039, (4,)) and within(month, 1, 12, (1, 2)) and within(day, 1, 31, (1, 2)):
-                first, last = at, at + 2
-        if last is None:
-            continue
-        while within(last + 1, 0, 59, (2,)) or within(last + 1, 0, 23_59_59, (6,)):
+    for at, column in enumerate(columns):
+        last = at - 1
+        values = {value.casefold() for value in column.count}
+        if values <= DAYS or any(all(map(form.fullmatch, values)) for form in DATES):
+            last = at
+        for year, month, day in ((at, at + 1, at + 2), (at + 2, at + 1, at), (at + 2, at, at + 1)):
+            if within(year, 1990, 2039, 4) and within(month, 1, 12, 1, 2) and within(day, 1, 31, 1, 2):
+                last = at + 2
+        while last >= at and (within(last + 1, 0, 59, 2) or within(last + 1, 0, 23_59_59, 4, 6)):
             last += 1
-        for column in columns[first : last + 1]:
-            column.is_date = True
+        for dated in columns[at : last + 1]:
+            dated.is_date = True
 
 
 def _able(column: Column) -> bool:
     """Whether a column may be a label or a group at all."""
     return column.recurs and not column.is_date and (column.prefix or "") not in COUNTERS
+
+
+def _counts_on(columns: Sequence[Column]) -> bool:
+    """Whether some column counts takes, so that another number need not."""
+    return any(column.counts_up and not column.is_date and not column.tells_label for column in columns)
 
 
 def _group_column(columns: Sequence[Column]) -> Column | None:
@@ -324,28 +355,30 @@ def _group_column(columns: Sequence[Column]) -> Column | None:
         finer = len(column.count) >= (2 if column.folder else 3) * len(column.labels)
         if not _able(column) or column.tells_label or column.in_capitals_too or not (column.across or finer):
             continue
-        if column.is_said or column.holds_label or {value.casefold() for value in column.count} <= CONDITIONS:
+        if (
+            column.is_said
+            or column.holds_label
+            or column.counts_letters
+            or {value.casefold() for value in column.count} <= CONDITIONS
+        ):
             continue
         if column.named:
             ranked[0].append(column)
         elif column.folder:
             ranked[1].append(column)
-        elif column.prefix is None:
+        elif column.is_words or (column.repeats and not column.counts_up):
             ranked[2].append(column)
-        elif column.repeats and not column.counts_up:
+        elif column.repeats and len(column.count) > 2 and _counts_on(columns[at + 1 :]):
             ranked[3].append(column)
-        elif (
-            column.repeats
-            and len(column.count) > 2
-            and any(other.counts_up and not other.is_date for other in columns[at + 1 :])
-        ):
-            ranked[4].append(column)
     if not ranked:
         return None
-    best = ranked[min(ranked)]
-    best = [
-        column for column in best if not any(other is not column and column.splits(other) for other in best)
-    ] or best
+    best = list[Column]()
+    for column in ranked[min(ranked)]:
+        # of a chapter and its speaker the speaker, but not of a patient and the few devices
+        coarser = [other for other in ranked[min(ranked)] if other is not column and column.splits(other)]
+        coarser = [other for other in coarser if len(other.count) >= min(5, len(column.count) / 5)]
+        if not any(other in best or not other.splits(column) for other in coarser):
+            best.append(column)
     best.sort(key=lambda column: -len(column.count))
     return best[0] if len(best) == 1 or len(best[0].count) >= 1.5 * len(best[1].count) else None
 
@@ -357,10 +390,11 @@ def _label_column(columns: Sequence[Column]) -> Column | None:
     for column in words:
         if column.is_said:
             return column
-    for column in columns:
-        digits = column.counts_up and not column.folder and all(len(value) == 1 for value in column.count)
-        takes = any(other.counts_up and other is not column for other in columns)
-        if digits and takes and _able(column) and column.numbers[0] == 0 and (words or column.is_said):
+    for at, column in enumerate(columns):
+        digits = column.counts_up and all(len(value) == 1 for value in column.count) and column.numbers[0] == 0
+        takes = any(other.counts_up for other in columns[at + 1 :])  # else it counts these itself
+        able = _able(column) and not column.named and not column.folder
+        if digits and takes and able and (words or column.is_said):
             return column
     return words[0] if words else None
 
@@ -372,7 +406,7 @@ def _said_by(folders: Column, columns: Sequence[Column]) -> Column | None:
     said = [
         column
         for column in columns
-        if not column.folder and _able(column) and (column.prefix != "" or column.is_said)
+        if column is not folders and _able(column) and (column.prefix != "" or column.is_said)
         if 2 * len(column.pairs) >= len(column.count) * len(folders.count)  # most speakers say most of it
     ]
     said = [column for column in said if column.is_said] or said
@@ -392,9 +426,11 @@ def _by_words(names: Sequence[str], labels: Sequence[str]) -> Reading | None:
     if len(rows) < 0.8 * len(names) or found.several > 0.2:
         return None
     column = Column("the words of the names", "", [found.groups[row] for row in rows], [labels[row] for row in rows])
+    if not (column.is_words or column.named or column.repeats):  # they may count clips
+        return None
     wordy = not set(column.count) <= CONDITIONS and 3 * len(column.count) <= len(rows)
     if not (wordy and column.recurs and column.across) or column.tells_label:
         return None
     alone = len(names) - len(rows)
-    says = column.shown("groups", names[rows[0]]) + (f"; {alone:,} names tell none" if alone else "")
+    says = column.shown("groups", names[rows[0]]) + (f"; names without any: {alone:,}" if alone else "")
     return Reading(says, {"group": "names"})

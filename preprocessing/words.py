@@ -21,18 +21,22 @@ def listed(text: str) -> frozenset[str]:
 
 # Words before a number, by what the number then is.
 SPEAKERS = listed(
-    "speaker spk spkr sp subject subj participant person user actor talker singer voice client recording rec session "
-    "sess source src id bird animal patient device station site"
+    "speaker spk spkr sp subject subj sub pat pid sid uid participant person user actor talker singer voice client "
+    "recording rec session ses sess source src id bird animal patient device station site"
 )
 COUNTERS = listed(
     "take rep repetition trial try utt utterance clip sample smp part seg segment chunk slice no nr num number idx "
-    "index version ver v copy track t n r x audio file wav sound aug fold split set train test val"
+    "index version ver v copy track t n r x audio file wav sound aug fold split set train test val batch disc disk"
 )
 # What two kinds of clips may be called that are no two speakers.
 CONDITIONS = listed(
     "clean noisy noise quiet loud male female man woman m f normal slow fast left right l r mono stereo near far orig "
     "original aug augmented pitch stretch shift speed tempo time reverb echo volume gain white pink high low hi lo md "
-    "xx in out real fake day night"
+    "xx in out real fake day night train test val valid dev"
+)
+DAYS = listed(
+    "jan feb mar apr may jun jul aug sep sept oct nov dec january february march april june july august september "
+    "october november december mon tue wed thu fri sat sun monday tuesday wednesday thursday friday saturday sunday"
 )
 # What is said in many data sets: labels rather than names of people.
 WORDS = listed(
@@ -46,26 +50,26 @@ WORDS = listed(
 class WordGroups:
     """The groups that the words of names tell, whatever their place and case (--group names).
 
-    Of a name's words (folded, split at what is no letter and no digit) those count that are no number and no name of a
-    class, that not nearly all names have, and that another name has, too.
+    Of a name's words (folded, split at what is no letter and no digit) those count that are no number, no letter and no
+    name of a class, that not nearly all names have, and that another name has, too.
     """
 
     def __init__(self, names: Sequence[str], labels: Sequence[str]) -> None:
         words = [_words(name, label) for name, label in zip(names, labels, strict=True)]
-        self._dropped = {piece for label in set(labels) for piece in _pieces(label)} | COUNTERS
+        self._dropped = {piece for label in set(labels) for piece in _pieces(label)} | COUNTERS | DAYS
         labels = [_fold(label) for label in labels]
         self._glued = self._are_glued(words, labels)
         self._dropped |= self._common(words, labels)
-        self._numbered = self._with_counters(words)
+        self._numbered = self._with_counters(words, labels)
         kept = [self._kept(own, label) for own, label in zip(words, labels, strict=True)]
         count = Counter(word for own in kept for word in own)
-        self._known = {word for word, names_with in count.items() if names_with > 1}
+        self._known = frozenset(word for word, names_with in count.items() if names_with > 1)
         partners = defaultdict[str, set[str]](set)  # words that stand beside it in some name
         for own in {tuple(own) for own in kept}:
             for word in own:
                 partners[word] |= set(own) & self._known
         self._partners = {word: len(others) for word, others in partners.items()}
-        self.several = sum(len(self._known.intersection(own)) > 1 for own in kept) / len(kept)  # share of the names
+        self.several = sum(len(self._telling(own)) > 1 for own in kept) / len(kept)  # share of the names
         self.groups = [self._chosen(own) for own in kept]  # of the names
 
     def group(self, name: str) -> str:
@@ -74,9 +78,14 @@ class WordGroups:
 
     def _chosen(self, words: Sequence[str]) -> str:
         """The group that a name with these words is of: of several words those that stand with the fewest others."""
-        known = sorted(self._known.intersection(words))
-        least = min((self._partners[word] for word in known), default=0)
-        return " ".join(word for word in known if self._partners[word] == least)
+        telling = self._telling(words)
+        least = min((self._partners[word] for word in telling), default=0)
+        return " ".join(sorted(word for word in telling if self._partners[word] == least))
+
+    def _telling(self, words: Sequence[str]) -> frozenset[str]:
+        """Those of a name's words that may tell its group."""
+        known = self._known.intersection(words)
+        return known - CONDITIONS or known
 
     @staticmethod
     def _are_glued(words: Sequence[Sequence[str]], labels: Sequence[str]) -> bool:
@@ -95,21 +104,22 @@ class WordGroups:
                    if len(size) > 1 and clips >= MOST * count[word] and clips >= 0.8 * size[label]}  # fmt: skip
         return {word for word, clips in count.items() if clips >= 0.98 * len(words)} | aliases
 
-    def _with_counters(self, words: Sequence[Sequence[str]]) -> set[str]:
-        """The words that come with many numbers each, so that these count clips: anna03, bob12."""
-        numbers = defaultdict[str, set[str]](set)
-        for word in {word for own in words for word in own}:
+    @staticmethod
+    def _with_counters(words: Sequence[Sequence[str]], labels: Sequence[str]) -> set[str]:
+        """The words whose numbers tell the clips of a label apart, as counters do: of anna03 and bob12."""
+        clips = Counter((word, label) for own, label in zip(words, labels, strict=True) for word in own)
+        sizes = defaultdict[str, list[int]](list)
+        for (word, _), size in clips.items():
             if (found := NUMBERED.fullmatch(word)) and len(found[1]) > 2 and found[1] not in SPEAKERS:
-                numbers[found[1]].add(found[2])
-        many = {word for word, found in numbers.items() if len(found) > 2}
-        return many if len(many) > 1 else set()
+                sizes[found[1]].append(size)
+        return {word for word, found in sizes.items() if len(found) > 2 and sum(found) < 1.5 * len(found)}
 
     def _kept(self, words: Sequence[str], label: str) -> list[str]:
         kept = []
         glued = self._glued and label not in words
         for word in words:
             bare = word.strip("0123456789")
-            if not bare or word in self._dropped or bare in self._dropped:
+            if len(word) < 2 or not bare or word in self._dropped or bare in self._dropped:
                 continue
             if bare in self._numbered:
                 word = bare
@@ -124,11 +134,11 @@ def _fold(text: str) -> str:
 
 
 def _words(name: str, label: str) -> list[str]:
-    """The words of a name and its folders but that of its label; a number is joined to a word such as speaker."""
+    """The words of a name and its folders, without that of its label; speaker 1 and speaker a are one word."""
     path = "/".join(part for part in recording_of(name).rpartition(".")[0].split("/") if part != label)
     words: list[str] = []
     for word in FIELD.findall(_fold(path)):
-        if words and words[-1] in SPEAKERS and word.isdecimal():
+        if words and words[-1] in SPEAKERS and (word.isdecimal() or len(word) == 1):
             words[-1] += word
         else:
             words.append(word)
