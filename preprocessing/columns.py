@@ -148,7 +148,7 @@ def _is_data(
 ) -> bool:
     """Whether the first row of a table names a file, so that the table has no header."""
     cells = [name for name in header if name]
-    if set(named.values()) & set(header):
+    if any(name in header and not name.isdecimal() for name in named.values()):
         return False
     if any(Path(cell).suffix.lower() in AUDIO_SUFFIXES or is_file(cell) for cell in cells):
         return True
@@ -186,6 +186,8 @@ def _without_header(
     if path is None:
         path = next((c for c in free if Path(first[c]).suffix.lower() in AUDIO_SUFFIXES), None)
     others = [column for column in free if column != path]
+    if path is not None and not others and "label" not in at and not label_by_name:
+        raise UserError(f"{manifest}: has names of files and no labels; give a table that has both, or --label-pattern")
     if path is not None and (label_by_name or "label" in at):
         return {"path": path}
     if path is not None and len(others) == 1:
@@ -208,16 +210,23 @@ def _insist(
     best: Callable[[Sequence[int]], int | None],
 ) -> None:
     """UserError, with the likely column, where there is none for the path or for the label."""
-    for role in ("path",) if label_by_name else ("path", "label"):
-        if role in at:
-            continue
-        free = [column for column in range(len(header)) if column not in at.values()]
-        guess = best(free) if role == "path" else _likely_label(rows, free)
-        likely = "" if guess is None else f", likely --columns {_argument(role, header[guess])}"
-        names_files = "path" in at or guess is not None
-        raise (ColumnsError if names_files else UserError)(
-            f"{manifest}: which column is the {role}? It has {', '.join(header)}; say --columns {role}=NAME{likely}"
-        )
+    missing = [role for role in ("path", "label") if role not in at and not (role == "label" and label_by_name)]
+    if not missing:
+        return
+    free = [column for column in range(len(header)) if column not in at.values()]
+    guesses: dict[str, int] = {}
+    for role in missing:
+        rest = [column for column in free if column not in guesses.values()]
+        guess = best(rest) if role == "path" else _likely_label(rows, rest)
+        if guess is None:
+            break
+        guesses[role] = guess
+    likely = " ".join(_argument(role, header[column]) for role, column in guesses.items())
+    names_files = "path" in at or "path" in guesses
+    raise (ColumnsError if names_files else UserError)(
+        f"{manifest}: which column is the {' and which the '.join(missing)}? It has {', '.join(header)}; say --columns "
+        f"{' '.join(f'{role}=NAME' for role in missing)}{', likely --columns ' + likely if likely else ''}"
+    )
 
 
 def _argument(role: str, name: str) -> str:

@@ -37,6 +37,8 @@ class Locator:
         self._below = os.path.join(self._folder, "")  # noqa: PTH118 (a Path for each of 60,000 files is slow)
         beside = manifest.resolve().parent
         self._bases = [(self._folder, "")] + ([(str(beside), "manifest")] if beside != root else [])
+        self._outside: set[str] = set()  # folders of files that were asked for
+        self._found_inside = False
         self._real = functools.cache(os.path.realpath)
 
     def is_file(self, text: str) -> bool:
@@ -66,7 +68,7 @@ class Locator:
             if not how:
                 found = found._replace(fname=text) if fname is None else found._replace(fname=fname)
                 if fname is None and not os.path.isabs(text):  # noqa: PTH117
-                    found = found._replace(reason=self._leaves(path))
+                    found = found._replace(reason=f"leaves the folder {self.root}")
             try:
                 status = os.stat(path)  # noqa: PTH116
             except (OSError, ValueError):  # ValueError: a name with a NUL
@@ -77,9 +79,11 @@ class Locator:
                 continue
             fname = fname or self._really(path)
             if fname is not None:
+                self._found_inside = True
                 return Located(fname, status.st_size, status.st_mtime_ns, path, how)
             if not found.outside:
-                found = found._replace(fname=text, reason=self._leaves(path), outside=True)
+                found = found._replace(fname=text, reason=f"leaves the folder {self.root}", outside=True)
+                self._outside.add(os.path.dirname(path))  # noqa: PTH120
         return found
 
     def match(self, text: str, found: Located, hints: Set[str], against: Set[str]) -> Located:
@@ -98,7 +102,9 @@ class Locator:
     def explain(self, text: str, found: Located) -> str:
         """The reason why a name has no file, with the nearest one that is there and what would mend it."""
         if found.outside:
-            return found.reason
+            common = Path(os.path.commonpath([*self._outside, *([self._folder] if self._found_inside else [])]))
+            is_clip = Path(text).suffix.lower() in AUDIO_SUFFIXES and common != common.parent
+            return f"{found.reason}; -i {shlex.quote(str(common))} takes it" if is_clip else found.reason
         for folder in (self.root.parent, *(Path(base).parent for base, _ in self._bases)):
             if os.path.isfile(os.path.join(folder, text)):  # noqa: PTH113, PTH118
                 return f"{found.reason} below {self.root}; -i {shlex.quote(str(folder))} takes it"
@@ -127,13 +133,6 @@ class Locator:
         folder, name = os.path.split(path)
         return self._relative(os.path.join(self._real(folder), name)) or self._relative(self._real(path))  # noqa: PTH118
 
-    def _leaves(self, path: str) -> str:
-        reason = f"leaves the folder {self.root}"
-        common = Path(os.path.commonpath([self._folder, os.path.dirname(path)]))  # noqa: PTH120
-        if Path(path).suffix.lower() not in AUDIO_SUFFIXES or not Path(path).is_file() or common == common.parent:
-            return reason
-        return f"{reason}; -i {shlex.quote(str(common))} takes it"
-
     def _same(self, text: str, path: str) -> bool:
         try:
             return any(os.path.samefile(os.path.join(base, text), path) for base, _ in self._bases)  # noqa: PTH118, PTH121
@@ -142,4 +141,6 @@ class Locator:
 
 
 def _ambiguous(names: tuple[str, ...]) -> str:
+    if len({name.rpartition(".")[0] for name in names}) == 1:
+        return f"means {some(names, 'file')}: name its ending"
     return f"means {some(names, 'file')}: name its folder, or give a column (fold, label, split) that does"

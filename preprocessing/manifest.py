@@ -25,6 +25,7 @@ FOUND = {
     "folder": "without their folder",
     "ending": "with another ending or none",
     "case": "in other capitals",
+    "zeros": "with other zeros in front",
     "unicode": "in another Unicode form",
 }
 

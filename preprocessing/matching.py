@@ -10,9 +10,11 @@ from collections.abc import Collection, Sequence, Set
 from functools import cached_property
 from itertools import takewhile
 from typing import NamedTuple
+from urllib.parse import unquote, urlsplit
 
 from preprocessing.files import AUDIO_SUFFIXES
 
+OTHER_ENDINGS = frozenset({".mp4", ".mkv", ".mov", ".avi", ".sph", ".npy"})  # that stand in tables for those of audio
 SEARCHED = 2_000  # names, those that begin and end most alike, that are compared in full to find a near one
 
 
@@ -20,7 +22,7 @@ class Match(NamedTuple):
     """Which of the names a text means."""
 
     name: str | None  # None: none, or not one alone
-    how: str = ""  # what it took: "" nothing, else "folder", "case", "ending", "unicode", in words with commas
+    how: str = ""  # what it took: "" nothing, else of "folder", "case", "ending", "zeros", "unicode", with commas
     several: tuple[str, ...] = ()  # the names among which nothing decides
 
 
@@ -29,8 +31,8 @@ class Matcher:
 
     A text means the name that ends as it does. Between the two may differ: the folders in front (a folder that the
     text names is passed over only if no folder of other names is called so: train/1.wav is never test/1.wav), the kind
-    of slashes, capitals, the Unicode form, and the ending, if it is one of audio or missing. What differs least counts,
-    and it must be one name alone.
+    of slashes, capitals, the Unicode form, and the ending, if it is one of audio or missing. A number may lack zeros in
+    front, and end with .0, where nothing else is meant. What differs least counts, and it must be one name alone.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -45,6 +47,14 @@ class Matcher:
         found = defaultdict(list)
         for row, name in enumerate(self.names):
             found[folded(without_ending(name.rpartition("/")[2]))].append(row)
+        return found
+
+    @cached_property
+    def _by_number(self) -> dict[int, list[int]]:
+        found = defaultdict[int, list[int]](list)
+        for stem, rows in self._by_stem.items():
+            if stem.isdecimal():
+                found[int(stem)] += rows
         return found
 
     @cached_property
@@ -86,8 +96,11 @@ class Matcher:
     def _candidates(self, last: str) -> list[int]:
         """The rows whose last part is `last` but for capitals, form and ending."""
         whole = self._by_stem.get(folded(last), [])  # a text without an ending may hold dots
-        stripped = folded(last.rpartition(".")[0] or last)
-        return whole + self._by_stem.get(stripped, []) if stripped != folded(last) else whole
+        stripped = folded(without_ending(last))
+        found = whole + self._by_stem.get(stripped, []) if stripped != folded(last) else whole
+        if not found and (number := number_of(stripped)) is not None:
+            found = self._by_number.get(number, [])
+        return found
 
     def _rank(self, text: list[str], name: list[str]) -> tuple[int, ...] | None:
         """How far `name` is from `text`, both in parts; None where a folder contradicts."""
@@ -111,8 +124,11 @@ class Matcher:
         found = ["folder"] if folded(folder) != folded(own_folder) else []
         pairs = [(last, own_last)] + ([] if found else [(folder, own_folder)])
         if folded(last) != folded(own_last):
-            found.append("ending")
             pairs[0] = without_ending(last), without_ending(own_last)
+            if folded(pairs[0][0]) != folded(pairs[0][1]):
+                found.append("zeros")
+            else:
+                found.append("ending")
         if any(normalised(a) != normalised(b) and folded(a) == folded(b) for a, b in pairs):
             found.append("case")
         if any(a != b and normalised(a) == normalised(b) for a, b in pairs):
@@ -167,14 +183,22 @@ def folded(text: str) -> str:
     return normalised(text).casefold()
 
 
+def number_of(stem: str) -> int | None:
+    """The number that a name is, as spreadsheets write it: 7 and 7.0 for 007."""
+    stem = stem.removesuffix(".0")
+    return int(stem) if stem.isdecimal() and len(stem) < 20 else None
+
+
 def without_ending(name: str) -> str:
     """A file's name without the ending, where that is one of audio."""
     stem, dot, ending = name.rpartition(".")
-    return stem if dot and stem and f".{ending.lower()}" in AUDIO_SUFFIXES else name
+    return stem if dot and stem and f".{ending.lower()}" in AUDIO_SUFFIXES | OTHER_ENDINGS else name
 
 
 def tidy(text: str) -> str:
-    """A path as POSIX has it: Windows separators (where it has no others) and a drive, ./ and // are gone."""
+    """A path as POSIX has it: Windows separators (where it has no others) and a drive, a URL's host, ./ and // go."""
+    if "://" in text:
+        text = unquote(urlsplit(text).path)
     if "\\" in text and "/" not in text:
         text = text.replace("\\", "/")
         if text[1:2] == ":":

@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from preprocessing.files import AUDIO_SUFFIXES
 from system.errors import UserError
 
 DELIMITERS = ",\t;|"  # where several fit equally well, the first
@@ -139,7 +140,14 @@ def _delimiter(lines: list[str]) -> str:
         return (sum(len(row) == width for row in rows) / len(rows) if width > 1 else 0.0), width
 
     fits = {delimiter: fit(delimiter) for delimiter in DELIMITERS}
+    if not any(width > 1 for _, width in fits.values()) and fit(" ")[0] == 1.0 and all(map(_names_audio, lines)):
+        return " "
     return max(DELIMITERS, key=lambda delimiter: (fits[delimiter][0] >= 0.5, fits[delimiter][1]))
+
+
+def _names_audio(line: str) -> bool:
+    """Whether the first word of a line, which is not all, is an audio file's name."""
+    return not line.strip() or Path(line.split(" ")[0]).suffix.lower() in AUDIO_SUFFIXES
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
@@ -155,11 +163,24 @@ def _read_json(path: Path, encoding: str) -> list[tuple[int, dict[str, Any]]]:
         try:
             found = [(number, json.loads(line)) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
         except ValueError:
-            json.loads(text)  # its error is plainer, unless this is one object over several lines
-            raise UserError(f"{path}: this is one JSON object, not a table: give a CSV, or an object a line") from None
+            found = [(1, json.loads(text))]  # one object over several lines, or a plainer error
+        if len(found) == 1:
+            found = _list_in(path, found[0][1])
     if not all(isinstance(item, dict) for _, item in found):
         raise UserError(f"{path}: this is JSON, but not a list of objects: give a CSV, or an object a line")
     return found
+
+
+def _list_in(path: Path, item: Any) -> list[tuple[int, Any]]:
+    """The list of objects that is all there is in an object."""
+    values = list(item.values()) if isinstance(item, dict) else []
+    if len(values) != 1 or not isinstance(values[0], list):
+        raise _one_object(path)
+    return list(enumerate(values[0], 1))
+
+
+def _one_object(path: Path) -> UserError:
+    return UserError(f"{path}: this is one JSON object, not a table: give a CSV, or an object a line")
 
 
 def _read_parquet(path: Path) -> list[tuple[int, dict[str, Any]]]:

@@ -78,3 +78,22 @@ def test_what_is_no_table_is_named(tmp_path: Path, content: bytes, said: str) ->
     with pytest.raises(UserError, match=said) as error:
         read_table(path)
     assert str(path) in str(error.value)
+
+
+def test_words_with_spaces_between_where_the_first_is_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "t.txt"
+    path.write_text("audio/a.wav dog 1\naudio/b.wav cat 2\n")
+    assert read_table(path)[:2] == (["audio/a.wav", "dog", "1"], [(2, ["audio/b.wav", "cat", "2"])])
+    path.write_text("a 0.wav\na 1.wav\n")
+    assert read_table(path).header == ["a 0.wav"]
+
+
+def test_a_list_in_a_json_object(tmp_path: Path) -> None:
+    path = tmp_path / "t.json"
+    for text in ('{"data": [{"wav": "a.wav", "labels": "x"}]}', '{\n"data": [\n{"wav": "a.wav", "labels": "x"}]}'):
+        path.write_text(text)
+        assert read_table(path)[:2] == (["wav", "labels"], [(1, ["a.wav", "x"])])
+    for text in ('{"a.wav": "x", "b.wav": "y"}', '{"path": ["a.wav"], "label": ["x"]}', '{"a": {"b": 1}}'):
+        path.write_text(text)
+        with pytest.raises(UserError, match="this is one JSON object, not a table"):
+            read_table(path)
