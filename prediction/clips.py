@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import shlex
 import sys
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
@@ -20,11 +19,10 @@ from torch import Tensor
 
 from arg import FeatureConfig, InferenceConfig, RunConfig
 from dataset import Clips, Store, gather
-from prediction.forms import ClipForm, read_form
+from prediction.forms import ClipForm, read_form, sample_for_folder
 from preprocessing.decode import decode_stream
-from preprocessing.files import ClipFolder, is_test_root, prefix_of, some
+from preprocessing.files import ClipFolder, some
 from preprocessing.fullscale import FullScale, full_scales
-from preprocessing.ids import hashes
 from preprocessing.store import load_rejected
 from preprocessing.summary import LONG
 from system.errors import UserError
@@ -96,9 +94,10 @@ def find_clips_to_label(config: InferenceConfig, run: RunConfig) -> TestClips:
             raise UserError(f"{config.work} holds no store: run preprocess.py, or give a folder of clips, -i FOLDER")
         return store_clips(config, store, run)
     files = ClipFolder.scan(config.input_path)
-    form, rows = wanted(folder_form(config, store, config.input_path, files.names, run.classes), len(files))
-    if store and form.sample:
-        tell_trained(store, files, rows)
+    sample, trained = sample_for_folder(config, files)
+    form, rows = wanted(read_form(sample, files.names, run.classes, config.positive, trained), len(files))
+    if sample and (also := [name for name in files.names[rows] if name in trained]):
+        print(f"warning: {sample} names training clips, too: {some(also, 'clip')}", file=sys.stderr)
     files = part_of_folder(files, rows)
     scale = full_scales({"test": files}).get("test", FullScale(1.0, ""))
     if scale.note:
@@ -152,57 +151,17 @@ def store_clips(config: InferenceConfig, store: Store, run: RunConfig) -> TestCl
     )
 
 
-def folder_form(
-    config: InferenceConfig, store: Store | None, folder: Path, names: Names, classes: tuple[str, ...]
-) -> ClipForm:
-    """The form for the clips of a folder: that of the sample submission given, or of the store's if that is for them.
-
-    It is for the store's own test folder and, where all its ids are there, for a folder that holds the data set, is in
-    it, or has no other clips.
-    """
-    own, given = store.sample_submission if store else None, config.sample_submission
-    if given or store is None or own is None or is_test_root(store.test_root, folder):
-        return read_form(given or own, names, classes, config.positive)
-    way = f"--sample-submission {shlex.quote(str(own))}"
-    try:
-        form = read_form(own, names, classes, config.positive)
-    except UserError:
-        print(f"the data set's sample submission does not fit these clips and is not used; {way} says why")
-        return read_form(None, names, classes)
-    top = folder.resolve()
-    if len(form.ids) < len(names) and not (top.is_relative_to(store.root) or store.root.is_relative_to(top)):
-        print(f"all clips are labelled; {way} labels those alone that the data set's sample submission names")
-        return read_form(None, names, classes)
-    print(f"the data set's sample submission says what is labelled: {own}")
-    return form
-
-
 def wanted(form: ClipForm, clips: int) -> tuple[ClipForm, NDArray[np.int64]]:
     """The form whose clips are those alone that it has an id for, and the rows of those among all `clips`; says both.
 
     They stay in their order.
     """
     if form.remark:
-        print(f"warning: the sample submission's {form.remark}", file=sys.stderr)
+        print(f"warning: {form.sample}: {form.remark}", file=sys.stderr)
     rows = np.unique(form.rows)
     if beyond := clips - len(rows):
         print(f"labelling the {len(rows):,} clips that the sample submission names, and not the {beyond:,} others")
     return dataclasses.replace(form, rows=np.searchsorted(rows, form.rows)), rows
-
-
-def tell_trained(store: Store, files: ClipFolder, rows: NDArray[np.int64]) -> None:
-    """Say which of the clips to label, those rows, are training clips of the store."""
-    if not (top := Path(files.top)).is_relative_to(store.root):
-        return
-    prefix = prefix_of(top, store.root)
-    names = [prefix + files.names[row] for row in rows.tolist()]
-    trained = np.isin(hashes(names), hashes(store.clips("train").fname))
-    if trained.any():
-        which = some([name for name, also in zip(names, trained, strict=True) if also], "clip")
-        print(
-            f"warning: the sample submission names clips to label that are training clips, too: {which}",
-            file=sys.stderr,
-        )
 
 
 def part_of_folder(files: ClipFolder, rows: NDArray[np.int64]) -> ClipFolder:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import shlex
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
-from preprocessing.ids import Ints, match_ids
+from arg import InferenceConfig
+from preprocessing.files import ClipFolder, is_test_root, prefix_of
+from preprocessing.ids import Ints, hashes, match_ids
 from preprocessing.sample import Form, Reading, form_of, read_sample
+from preprocessing.store import load_store, read_clips
 from system.errors import UserError
+from system.paths import STORE
 from util import Names
-
-__all__ = ["BLOCK_ROWS", "ClipForm", "Form", "match_ids", "probabilities_path", "probability_form", "read_form"]
 
 BLOCK_ROWS = 8192  # read and written at a time
 
@@ -30,19 +33,23 @@ class ClipForm(Form):
 
 
 def read_form(
-    path: Path | None, fnames: Sequence[str], classes: tuple[str, ...], positive: str | None = None
+    path: Path | None,
+    fnames: Sequence[str],
+    classes: tuple[str, ...],
+    positive: str | None = None,
+    trained: Container[str] = (),
 ) -> ClipForm:
     """The form of the sample submission at `path`; without one, fname,label in the order of the names.
 
-    `positive` is the class that --positive names. UserError where the sample does not fit the clips and classes, or
-    where two clips have one name.
+    `positive` is the class that --positive names; `trained` are the training clips, which ids mean less likely.
+    UserError where the sample does not fit the clips and classes, or where two clips have one name.
     """
     if path is not None:
         reading = sample_reading(path, classes, positive)
         if not reading.usable:
             raise UserError(f"{path}: {reading.misfit}")
         form = reading.form
-        rows = match_ids(form.ids, fnames, path, form.header[form.id_at])
+        rows = match_ids(form.ids, fnames, path, form.header[form.id_at], trained)
         return ClipForm(**vars(form), rows=rows, sample=path, remark=reading.misfit)
     ids: Sequence[str] = fnames
     order: Sequence[int] = range(len(fnames))
@@ -58,6 +65,50 @@ def read_form(
 def sample_reading(path: Path, classes: tuple[str, ...], positive: str | None = None) -> Reading:
     """What the sample submission at `path` asks for. UserError where it is none at all."""
     return form_of(read_sample(path), classes, positive)
+
+
+def sample_for_folder(config: InferenceConfig, files: ClipFolder) -> tuple[Path | None, set[str]]:
+    """The sample submission for the clips of -i FOLDER, None for none, and which of the clips the store trains on.
+
+    It is the one that is given; or the store's for its own test folder and, where all its ids are there, for a folder
+    that holds the data set, lies in it, or has no other clips. Where the store's is not used, that is said.
+    """
+    folder, given = config.input_path, config.sample_submission
+    store = load_store(config.work) if (config.work / STORE).exists() else None
+    if store is None or not (given or store["sample_submission"]):
+        return given, set()
+    root, trained = Path(store["root"]), training_clips(config.work, Path(store["root"]), files)
+    if given or folder is None or is_test_root(store["test_root"] and Path(store["test_root"]), folder):
+        return given or Path(store["sample_submission"]), trained
+    sample = Path(store["sample_submission"])
+    way = f"--sample-submission {shlex.quote(str(sample))}"
+    try:
+        ids = read_sample(sample).ids
+        match_ids(ids, files.names, sample, unlikely=trained)
+    except UserError:
+        print(f"the data set's sample submission is not for {folder} and not used; {way} says why")
+        return None, trained
+    top = folder.resolve()
+    if len(ids) < len(files) and not (top.is_relative_to(root) or root.is_relative_to(top)):
+        print(f"all clips of {folder} are meant; {way} takes those alone that the data set's sample submission names")
+        return None, trained
+    print(f"the data set's sample submission says which clips are meant: {sample}")
+    return sample, trained
+
+
+def training_clips(work: Path, root: Path, files: ClipFolder) -> set[str]:
+    """The names of those files that are training clips of the store in `work`, a data set at `root`."""
+    top = Path(files.top)
+    if top.is_relative_to(root):
+        before, cut = prefix_of(top, root), 0
+    elif root.is_relative_to(top):
+        before, cut = "", len(prefix_of(root, top))
+    else:
+        return set()
+    parts = read_clips(work, ["fname", "split"])
+    known = np.concatenate([hashes(part["fname"][part["split"] == "train"]) for part in parts])
+    trained = np.isin(hashes(before + name[cut:] for name in files.names), known)
+    return {files.names[row] for row in np.flatnonzero(trained).tolist()}
 
 
 def probability_form(form: Form, classes: tuple[str, ...]) -> Form:

@@ -22,8 +22,15 @@ from numpy.typing import NDArray
 
 from arg import InferenceConfig
 from prediction.distribution import NEAR_TIE, tell_labels
-from prediction.forms import BLOCK_ROWS, probabilities_path, probability_form, read_form, sample_reading
-from preprocessing.files import ClipFolder, is_test_root
+from prediction.forms import (
+    BLOCK_ROWS,
+    probabilities_path,
+    probability_form,
+    read_form,
+    sample_for_folder,
+    sample_reading,
+)
+from preprocessing.files import ClipFolder
 from preprocessing.ids import hashes
 from preprocessing.sample import UNKNOWN, Form, words_of
 from preprocessing.store import load_rejected, load_store, read_clips
@@ -301,9 +308,11 @@ def expected_form(
     The sample submission is believed where it does not fit the classes.
     """
     folder, sample = config.input_path, config.sample_submission
-    if sample is None and store is not None and store["sample_submission"]:
-        test_root = store["test_root"] and Path(store["test_root"])
-        sample = Path(store["sample_submission"]) if folder is None or is_test_root(test_root, folder) else None
+    if sample is None and folder is not None:
+        files = ClipFolder.scan(folder)
+        sample, _ = sample_for_folder(config, files)
+    elif sample is None and store is not None and store["sample_submission"]:
+        sample = Path(store["sample_submission"])
     if sample is not None:
         reading = sample_reading(sample, classes, config.positive)
         if len(reading.form.header) == reading.form.id_at + 1:
@@ -312,7 +321,7 @@ def expected_form(
             print(f"warning: {sample}: {reading.misfit}", file=sys.stderr)
         return reading.form, str(sample), sample
     if folder is not None:
-        return read_form(None, ClipFolder.scan(folder).names, classes), str(folder), None
+        return read_form(None, files.names, classes), str(folder), None
     if store is None:
         raise UserError(
             f"{config.work} holds no store to tell the ids: give --sample-submission, or the clips with -i FOLDER"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from itertools import compress, islice, pairwise
 from typing import Any
 
@@ -32,23 +32,28 @@ def hashes(names: Iterable[str]) -> Ints:
     return np.fromiter(map(hash, names), np.int64)
 
 
-def match_ids(ids: Sequence[str], fnames: Sequence[str], path: Any, title: str = "") -> Ints:
+def match_ids(
+    ids: Sequence[str], fnames: Sequence[str], path: Any, title: str = "", unlikely: Container[str] = ()
+) -> Ints:
     """The position of each id's clip. UserError where an id means none, or two the same, or where their title does.
 
-    There may be clips that no id means. `path` is the file of the ids.
+    There may be clips that no id means. `path` is the file of the ids, `unlikely` as in `find_rows`.
     """
-    rows = find_rows(ids, fnames)
+    rows = find_rows(ids, fnames, unlikely)
+    if windows := windows_of(ids, rows, fnames):
+        raise UserError(f"{path}: {windows}")
     if wrong := id_faults(ids, rows, fnames, title):
         raise UserError(f"{path}: its ids are not the clips to label: {wrong}; give the folder that holds them, -i "
                         "FOLDER, or prepare the data with preprocess.py --sample-submission")  # fmt: skip
     return rows
 
 
-def find_rows(ids: Sequence[str], fnames: Sequence[str]) -> Ints:
+def find_rows(ids: Sequence[str], fnames: Sequence[str], unlikely: Container[str] = ()) -> Ints:
     """The position of each id's clip, -1 where it means none, or not one alone.
 
     An id means the clip of that name, of that name in another folder, or of that name but for its ending; what else
-    `Matcher` allows is tried with the ids that are left then, since it takes more memory.
+    `Matcher` allows is tried with the ids that are left then, since it takes more memory. Of several clips, one that is
+    not `unlikely` (training clips) is meant.
     """
     import pandas as pd
 
@@ -74,7 +79,10 @@ def find_rows(ids: Sequence[str], fnames: Sequence[str]) -> Ints:
         matcher = Matcher(list(fnames))
         row_of: dict[str, int] | None = None
         for row in left.tolist():
-            if (name := matcher.find(ids[row].strip()).name) is not None:
+            name, _, several = matcher.find(ids[row].strip())
+            if name is None and len(likely := [one for one in several if one not in unlikely]) == 1:
+                name = likely[0]
+            if name is not None:
                 row_of = row_of or {fname: at for at, fname in enumerate(fnames)}
                 rows[row] = row_of[name]
     return rows
@@ -111,7 +119,7 @@ def id_faults(ids: Sequence[str], rows: Ints, fnames: Sequence[str], title: str 
     lost, found = rows < 0, pd.Index(rows)
     if not lost.any() and found.is_unique:
         return ""
-    if lost.any() and (windows := windows_of(list(islice(compress(ids, lost), LOOKED_AT)), fnames)):
+    if windows := windows_of(ids, rows, fnames):
         return windows
     what = []
     if number := int(lost.sum()):
@@ -138,12 +146,14 @@ def _with_nearest(ids: list[str], fnames: Sequence[str]) -> Iterator[str]:
             yield printable(id_)
 
 
-def windows_of(ids: Sequence[str], fnames: Sequence[str]) -> str:
+def windows_of(ids: Sequence[str], rows: Ints, fnames: Sequence[str]) -> str:
     """What to say of ids without a clip that name times in recordings, as recording_5 and recording_10; '' otherwise.
 
     They do where what stands before the time is a file, or where the times of one recording are multiples of a step.
     """
-    kinds = []
+    ids, kinds = list(islice(compress(ids, rows < 0), LOOKED_AT)), []
+    if not ids:
+        return ""
     for pattern in (TIMES, TIME):
         times = defaultdict[str, set[float]](set)
         for match in filter(None, (pattern.fullmatch(without_ending(id_)) for id_ in ids)):

@@ -6,6 +6,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,21 +73,27 @@ class _Listing:
     """The clips among which those of a sample are: the data set's test clips or, without any, all audio files."""
 
     def __init__(self, config: PreprocessConfig, root: Path, files: list[File]) -> None:
-        self.given = [file for file in files if file.split == "test"]
-        self._config, self._root = config, root
-        self._noise = {file.path for file in files if file.split == "noise"}
-        self._all: list[File] | None = None
+        self._config, self._root, self._files = config, root, files
         self._found: dict[Path, Ints] = {}
 
-    @property
+    @cached_property
+    def given(self) -> list[File]:
+        return [file for file in self._files if file.split == "test"]
+
+    @cached_property
     def files(self) -> list[File]:
-        if self.given:
-            return self.given
-        if self._all is None:
-            group_of = group_finder(self._config)
-            found = find(self._root, self._root, "test", Counter(), lambda name: "", group_of)
-            self._all = sorted(file for file in found if file.path not in self._noise)
-        return self._all
+        noise, group_of = self._paths("noise"), group_finder(self._config)
+        found = find(self._root, self._root, "test", Counter(), lambda name: "", group_of)
+        return self.given or sorted(file for file in found if file.path not in noise)
+
+    @cached_property
+    def trained(self) -> set[str]:
+        """The names of training clips among them."""
+        paths = self._paths("train")
+        return {file.fname for file in self.files if file.path in paths}
+
+    def _paths(self, split: str) -> set[str]:
+        return {file.path for file in self._files if file.split == split and not file.reason}
 
     @property
     def names(self) -> list[str]:
@@ -94,7 +101,7 @@ class _Listing:
 
     def rows(self, sample: Sample) -> Ints:
         if sample.path not in self._found:
-            self._found[sample.path] = find_rows(sample.ids, self.names)
+            self._found[sample.path] = find_rows(sample.ids, self.names, self.trained)
         return self._found[sample.path]
 
     def faults(self, sample: Sample) -> str:

@@ -29,12 +29,13 @@ import train
 from arg import NO_AUGMENT, FeatureConfig, Fold, InferenceConfig, OptimConfig, RunConfig, parse_inference
 from dataset import as_float
 from model import Classifier, build_network, fold_batch_norm, load_classifier, save_checkpoint
-from prediction.forms import match_ids, read_form
+from prediction.forms import read_form
 from prediction.results import MARKS, ROWS, Results, partial_results
 from prediction.spec import EnsembleSpec, Member, write_ensemble
 from prediction.submission import write_submission
 from preprocessing.decode import decode_stream
 from preprocessing.files import ClipFolder
+from preprocessing.ids import match_ids
 from system.errors import UserError
 from tests.conftest import CLASSES, RATE, one_error_line, tone
 from transform import VIEWS, view

@@ -386,14 +386,15 @@ def test_the_sample_beside_the_data_names_the_test_clips(
         output = tmp_path / f"{number}.csv"
         assert infer(trained, output, *options) == 0
         results.append((output.read_bytes(), output.with_name(f"{number}_probabilities.csv").read_bytes()))
-        assert check(trained, output) == 0
+        assert check(trained, output, *options) == 0
     assert len(set(results)) == 1
     assert [line.split(",")[0] for line in results[0][0].decode().splitlines()] == ["fname", *test["fname"]]
     assert "labelling the 5 clips that the sample submission names, and not the 13 others" in capsys.readouterr().out
     sound(copies / "another.wav", 0, 99)  # which is not of this data set
     assert infer(trained, tmp_path / "more.csv", "-i", copies) == 0
     assert len(pd.read_csv(tmp_path / "more.csv")) == 6
-    assert "labels those alone that the data set's sample submission names" in capsys.readouterr().out
+    assert "takes those alone that the data set's sample submission names" in capsys.readouterr().out
+    assert check(trained, tmp_path / "more.csv", "-i", copies) == 0
     assert infer(trained, tmp_path / "same.csv", "-i", copies, *given) == 0
     assert (tmp_path / "same.csv").read_bytes() == results[0][0]
 

@@ -112,6 +112,16 @@ def test_clips_to_label_that_are_training_clips_are_said(tmp_path: Path) -> None
     assert "names clips to label that are training clips, too: 1 clip (audio/a1.wav)" in notes
 
 
+def test_of_two_clips_of_one_name_the_one_that_is_not_trained_on_is_meant(tmp_path: Path) -> None:
+    touch(tmp_path, "audio_train/1.wav audio_train/2.wav audio_test/1.wav audio_test/2.wav")
+    (tmp_path / "train.csv").write_text("fname,label\naudio_train/1.wav,no\naudio_train/2.wav,yes\n")
+    for form in ("{}.wav", "{}", "audio_test/{}.wav"):
+        sample(tmp_path / "sample_submission.csv", ("1", "2"), form)
+        _, tests, notes = found(tmp_path, manifest=tmp_path / "train.csv")
+        assert tests == ["audio_test/1.wav", "audio_test/2.wav"]
+        assert "training clips, too" not in notes
+
+
 def test_rows_without_a_label_that_the_sample_names_are_no_fault(tmp_path: Path) -> None:
     root = data_set(tmp_path / "data")
     with (root / "Train.csv").open("a") as file:

@@ -15,9 +15,10 @@ import pytest
 import inference
 import prediction.forms
 from model import save_checkpoint
-from prediction.forms import Form, read_form
+from prediction.forms import read_form
 from prediction.submission import write_submission
 from prediction.validation import check_submission
+from preprocessing.sample import Form
 from preprocessing.tables import Format
 from system.errors import UserError
 from tests.conftest import CLASSES, one_error_line
