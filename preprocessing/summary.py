@@ -10,6 +10,7 @@ from arg import PreprocessConfig
 from preprocessing.folds import units_of
 from system.console import clock
 from system.paths import CLIPS, PICTURE, REJECTED
+from util import uneven
 
 LONG = 1.25  # windows, from which on a clip is said to be longer
 
@@ -95,6 +96,8 @@ def summary_lines(
         lines.append(f"near duplicates: {found['near-duplicate']:,} clips in {clusters:,} clusters")
     if longer := _longer(train, test, store["clip_samples"], rate):
         notes.append(longer)
+    if copied := _copied(train, rejected):
+        notes.append(copied)
     if record:
         lines.append(f"decided by hand: {describe(record)}; see {config.work / RECORD}")
     if config.picture:
@@ -133,3 +136,21 @@ def _longer(train: DataFrame, test: DataFrame, window: int, rate: int) -> str:
         f"central one. --clip-seconds {seconds:g} takes all of them; columns start_time and end_time of a manifest cut "
         "clips out of them"
     )
+
+
+def _copied(train: DataFrame, rejected: DataFrame) -> str:
+    """That copies of the clips of rare classes do not make these larger, and what does; "" where there are none.
+
+    A class is rare by `util.UNEVEN`, and its copies are at least as many as its clips.
+    """
+    from preprocessing.files import some
+
+    copies = rejected.loc[rejected["reason"].str.startswith("duplicate of "), "label"].value_counts()
+    clips = train["label"].value_counts()
+    rare = [
+        label for label in clips.index if uneven([clips[label], clips.max()]) and copies.get(label, 0) >= clips[label]
+    ]
+    if not rare:
+        return ""
+    more = "train.py --class-weights 1 counts rare classes more"
+    return f"copies are left out, so they make no class larger: {some(rare, 'class', 'classes')}; {more}"

@@ -50,7 +50,8 @@ def say(findings: Findings, comparisons: Sequence[Pair]) -> list[str]:
         )
     if missed := never_predicted(findings.truth, findings.predicted):
         names = [_shortened(clips.classes[index]) for index in missed]
-        rare = "; train.py --balance draws rare classes more often" if clips.uneven else ""
+        rare = "; with train.py --class-weights 1 rare classes count more, --balance draws them more often"
+        rare *= clips.uneven
         sentences.append(f"Never predicted: {', '.join(names[:NAMED])}{', ...' * (len(names) > NAMED)}{rare}.")
     if system.learned:
         if ensembles:

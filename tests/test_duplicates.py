@@ -65,6 +65,22 @@ def test_duplicates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (work / system.paths.WAVES).stat().st_size == size
 
 
+@pytest.mark.parametrize(("usual", "copied", "told"), [(6, 2, True), (6, 1, False), (5, 2, False)])
+def test_copies_of_rare_clips_make_no_class_larger(
+    usual: int, copied: int, told: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two clips of a class, both or one of them copied, against six or five of another."""
+    root = fill(tmp_path / "data", "usual", usual)
+    for clip in range(2):
+        write(root / "rare" / f"{clip}.wav", 900 + clip)
+    for clip in range(copied):
+        write(root / "rare" / f"{clip}_copy.wav", 900 + clip)
+    prepare(root, tmp_path / "work", folds=2)
+    said = capsys.readouterr().out
+    note = "copies are left out, so they make no class larger: 1 class (rare); train.py --class-weights 1"
+    assert (note in said) is told
+
+
 def test_near_duplicates_stay_in_one_fold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root, work = tmp_path / "data", tmp_path / "work"
     for speaker in range(8):

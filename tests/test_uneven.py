@@ -75,13 +75,13 @@ def test_a_class_that_is_never_predicted_is_told_with_the_way_out(
     assert "out-of-fold balanced accuracy 0.5000 (95% interval" in end
     assert " over 24 clips), accuracy 0.7500 (" in end
     assert end.endswith("; never predicted: 1 class (low)")
-    (way_out,) = [line for line in said.splitlines() if "--balance" in line]
+    (way_out,) = [line for line in said.splitlines() if "--class-weights" in line and "--balance" in line]
     config = parse_train(shlex.split(way_out[way_out.index("python train.py") :])[2:])
-    assert (config.optim.balance, config.tag, config.work) == (1.0, "balanced", work)
+    assert (config.optim.class_weights, config.tag, config.work) == (1.0, "weighted", work)
     assert train.main([*NETWORK, "-w", str(work), "--balance", "1", "--tag", "balanced"]) == 0
     told = capsys.readouterr().out
     assert "never predicted: 1 class (low)" in told
-    assert "rare classes are drawn" not in told
+    assert "rare classes count more" not in told
 
     assert report.main(["-w", str(work)]) == 0
     said = capsys.readouterr().out
@@ -91,7 +91,8 @@ def test_a_class_that_is_never_predicted_is_told_with_the_way_out(
     assert re.findall(NUMBERS, row)[:2] == re.findall(NUMBERS, end)
     assert "finds 50.0 % (" in page.verdict[0]
     assert page.verdict[0].endswith(" the mean over classes of 6 to 18 clips (balanced accuracy).")
-    assert "Never predicted: low; train.py --balance draws rare classes more often." in page.verdict
+    (missed,) = [sentence for sentence in page.verdict if sentence.startswith("Never predicted: low; with train.py --")]
+    assert "--class-weights 1 rare classes count more, --balance draws them more often." in missed
     assert page.rows("runs")[0][2].startswith("50.0 % ")
 
 

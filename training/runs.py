@@ -173,7 +173,7 @@ def conclude(config: TrainConfig, store: Store, runs: Sequence[RunConfig]) -> No
         answers = out_of_fold(store.clips("train"), [folder / "oof.npz" for folder in folders])
         print(f"all {len(runs)} folds: out-of-fold {answers.told(runs[0].classes, runs[0].class_counts)}")
         if never_predicted(answers.truth, answers.predicted) and uneven(runs[0].class_counts):
-            say_balance(config, runs[0])
+            advise_weights(config, runs[0])
         print(f"{command_line(ReportConfig(config.work))} says what it gets wrong, and which runs to put together")
     if config.limit:
         print(f"a dry run; on all clips: {command_line(config, limit=0, restart=False)}")
@@ -186,12 +186,12 @@ def conclude(config: TrainConfig, store: Store, runs: Sequence[RunConfig]) -> No
     print(f"next: {command_line(label)}" + (", with your folder of clips for CLIPS" if clips else ""))
 
 
-def say_balance(config: TrainConfig, run: RunConfig) -> None:
-    """Print which command trains with rare classes drawn more often, where the run does not."""
-    if not run.optim.balance:
-        optim = dataclasses.replace(config.optim, balance=1.0)
-        again = command_line(config, optim=optim, tag=f"{config.tag}balanced", folds=None, restart=False)
-        print(f"rare classes are drawn more often by --balance: {again}")
+def advise_weights(config: TrainConfig, run: RunConfig) -> None:
+    """Print which command has rare classes count more, where they do not yet."""
+    if not (run.optim.balance or run.optim.class_weights):
+        optim = dataclasses.replace(config.optim, class_weights=1.0)
+        again = command_line(config, optim=optim, tag=f"{config.tag}weighted", folds=None, restart=False)
+        print(f"rare classes count more with --class-weights (--balance draws them more often): {again}")
 
 
 def update_table(path: Path, row: Mapping[str, Any], key: Sequence[str]) -> None:
