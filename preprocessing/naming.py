@@ -5,6 +5,7 @@ A reading is proposed as options to type, never taken by itself.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -193,8 +194,14 @@ def propose(names: Sequence[str], labels: Sequence[str]) -> Reading | None:
     if len(names) < 4:
         return None
     labelled = any(labels)
-    found = _by_shape(names, labels, labelled) or _by_place(names, labels, labelled)
-    return found or (_by_words(names, labels) if labelled else None)
+    if shape := _by_shape(names, labels, labelled):
+        return shape
+    # a pattern takes letters and their accents for two, if they are
+    columns, rows = _columns(names, labels) if all(normalised(name) == name for name in names) else ([], [])
+    if columns and (place := _by_place(names, columns, rows, labelled)):
+        return place
+    loose = not columns or any(column.in_capitals_too or column.holds_label for column in columns)
+    return _by_words(names, labels) if labelled and loose else None
 
 
 def _stem(name: str) -> str:
@@ -203,8 +210,11 @@ def _stem(name: str) -> str:
 
 def _by_shape(names: Sequence[str], labels: Sequence[str], labelled: bool) -> Reading | None:
     """The reading of a well-known data set."""
+    few = names[:: math.ceil(len(names) / 100)]
     for shape in SHAPES:
         fits = re.compile(shape.stem).fullmatch
+        if sum(bool(fits(_stem(name))) for name in few) < len(few) / 2:
+            continue
         rows = [row for row, name in enumerate(names) if fits(_stem(name))]
         if len(rows) < MOST * len(names):
             continue
@@ -231,13 +241,8 @@ def _strays(count: int) -> str:
     return f"; names of another form: {count:,}" if count else ""
 
 
-def _by_place(names: Sequence[str], labels: Sequence[str], labelled: bool) -> Reading | None:
-    """The reading of names that have the same parts in the same order."""
-    if any(normalised(name) != name for name in names):
-        return None  # a pattern takes letters and their accents for two, if they are
-    columns, rows = _columns(names, labels)
-    if not columns:
-        return None
+def _by_place(names: Sequence[str], columns: Sequence[Column], rows: Sequence[int], labelled: bool) -> Reading | None:
+    """The reading of names that have the same parts, `columns`, in the same order; `rows` are those names."""
     example, strays = names[rows[0]], _strays(len(names) - len(rows))
     if not labelled:
         label = _label_column(columns)
