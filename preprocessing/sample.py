@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from arg import CHALLENGES
 from preprocessing.files import printable, some
 from preprocessing.matching import folded
 from preprocessing.tables import Format, read_rows, table_format
@@ -198,7 +199,7 @@ def _columns(sample: Sample, form: Form, classes: tuple[str, ...]) -> Reading:
         return Reading(form, what, f"{sample.shown()}: {expected}", usable=False)
     why = []
     if len(absent) < len(classes):  # else no column is called as a class
-        why += [f"no class for {some(extra, 'column')}", " or ".join(ways_out(extra))] if extra else []
+        why += [f"no class for {some(extra, 'column')}", " or ".join(ways_out(extra, classes))] if extra else []
         if absent:
             why.insert(0, f"no column for {some(absent, 'class', 'classes')}")
         if absent and not extra:
@@ -265,13 +266,16 @@ def _foreign(labels: Sequence[str], classes: tuple[str, ...]) -> str:
     if len(alike) == len(labels):
         pairs = " ".join(shlex.quote(f"{old}={new}") for old, new in alike[:5])
         return f"{said}; preprocess.py --map {pairs} calls them so"
-    way = ways_out(labels)
+    way = ways_out(labels, classes)
     return f"{said}; classes are {some(classes, 'class', 'classes')}" + (f"; {' or '.join(way)}" if way else "")
 
 
-def ways_out(labels: Sequence[str]) -> list[str]:
+def ways_out(labels: Sequence[str], classes: Sequence[str]) -> list[str]:
     """The options of preprocess.py that make classes of labels that are none."""
     way = []
+    for name, words in CHALLENGES.items():
+        if set(words) < set(classes) and {compact(label) for label in labels} <= {"silence", "unknown"}:
+            return [f"preprocess.py --challenge {name} makes the classes of that challenge"]
     if any(compact(label) in ("silence", "background", "backgroundnoise") for label in labels):
         way.append("preprocess.py --silence N makes a class of noise recordings")
     if others := [label for label in labels if compact(label) in ("unknown", "other", "others", "rest")]:

@@ -11,8 +11,9 @@ import pytest
 
 import preprocessing.scan
 import preprocessing.store
-from arg import parse_preprocess
+from arg import CHALLENGES, parse_preprocess
 from preprocess import main
+from preprocessing.sample import form_of, read_sample
 from preprocessing.silence import _shares, _starts
 from system.errors import UserError
 from tests.conftest import one_error_line
@@ -175,6 +176,13 @@ def test_the_speech_challenge_is_one_option(tmp_path: Path, capsys: pytest.Captu
     assert train["label"].value_counts().to_dict() == {"yes": 8, "no": 6, "go": 10, "bed": 5, "silence": 3}
     assert main([*words, "--silence", "0"]) == 0
     assert "silence" not in preprocessing.store.load_store(work)["classes"]
+
+
+def test_a_sample_with_silence_names_the_challenge(tmp_path: Path) -> None:
+    (tmp_path / "sample.csv").write_text("fname,label\na.wav,silence\n")
+    sample, words = read_sample(tmp_path / "sample.csv"), CHALLENGES["speech-commands"]
+    assert "preprocess.py --challenge speech-commands" in form_of(sample, (*words, "bed", "cat")).misfit
+    assert "preprocess.py --silence N" in form_of(sample, (*words[1:], "bed", "cat")).misfit
 
 
 def test_a_challenge_of_other_words(tmp_path: Path) -> None:
