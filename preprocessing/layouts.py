@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import NamedTuple
 
-from preprocessing.files import find, inside, some, subfolders
+from preprocessing.files import AUDIO_SUFFIXES, find, inside, some, subfolders
 from system.errors import UserError
 
 SPLIT_WORDS = {
@@ -23,7 +24,11 @@ DRESS = frozenset(
         *("data", "dataset", "set", "split", "folder", "files", "clips", "samples", "recordings"),
     }
 )
+NUMBERED = re.compile(
+    r"(train|test|val|dev|eval|split|set|subset|part|partition|batch|chunk|cv)[\W_]*\d+", re.IGNORECASE
+)
 CLASSES_ALL_THE_SAME = "--label-pattern '^(?P<label>[^/]+)/'"
+FOLDERS_INSIDE = "--label-pattern '^[^/]+/(?P<label>[^/]+)/'"
 
 
 class LayoutError(UserError):
@@ -74,7 +79,7 @@ def find_layout(root: Path) -> Layout:
     exact = "train" in trains
     trains = ["train"] if exact else trains
     nested = any(subfolders(root / name) for name in trains)
-    ordinary = [name for name in names if not _looks_like_split(name) and not fold_of(name)]
+    ordinary = [name for name in names if not looks_like_split(name) and not fold_of(name)]
     if tests and valid and not trains:
         trains, valid = valid, []
     if not trains or not (
@@ -90,7 +95,7 @@ def find_layout(root: Path) -> Layout:
         notes.append(f"folder of the clips to train on: {', '.join(trains)}{to_label}")
     for name in valid:
         notes.append(f"{name}/: its clips stay in training, where folds take their turn")
-    folders = [inside(root / name) for name in (*trains, *valid)]
+    folders = [_inside(root / name) for name in (*trains, *valid)]
     return Layout(folders, inside(root / test) if test else None, notes)
 
 
@@ -113,20 +118,43 @@ def folds_in(folder: Path) -> dict[str, str]:
     return folds if len(folds) > 1 else {}
 
 
-def check_classes(classes: Sequence[str], folder: Path) -> None:
-    """LayoutError where all classes are called like splits or folds."""
-    kinds = {kind for name in classes if (kind := _looks_like_split(name))}
-    if not all(_looks_like_split(name) or fold_of(name) for name in classes):
-        return
-    if len(kinds) > 1 or any(fold_of(name) or split_of(name) for name in classes):
+def check_classes(inner: Mapping[str, Set[str]], folder: Path) -> list[str]:
+    """What to say of class folders by their names and those of the folders in each, class -> names.
+
+    LayoutError where all classes are called like splits, folds or parts of a data set.
+    """
+    classes = sorted(inner)
+    kinds = {kind for name in classes if (kind := looks_like_split(name))}
+    nested = f", or the folders in these with {FOLDERS_INSIDE}" if any(inner.values()) else ""
+    odd = all(looks_like_split(name) or fold_of(name) or NUMBERED.fullmatch(name) for name in classes)
+    if odd and (len(kinds) > 1 or any(fold_of(n) or split_of(n) or NUMBERED.fullmatch(n) for n in classes)):
         raise LayoutError(
             f"{folder}: the folders in it are called like splits or folds, not like classes: "
-            f"{some(sorted(classes), 'folder')}; name the labels with --manifest CSV, or take these names as classes "
-            f"with {CLASSES_ALL_THE_SAME}"
+            f"{some(classes, 'folder')}; name the labels with --manifest CSV, or take these names as classes with "
+            f"{CLASSES_ALL_THE_SAME}{nested}"
         )
+    every = sorted(set().union(*inner.values()))
+    if len(splits := [name for name in every if split_of(name) or fold_of(name)]) > 1:
+        return [f"in the class folders there are {some(splits, 'folder')}, which are not used as splits or folds: name "
+                "those in the columns split or fold of a --manifest"]  # fmt: skip
+    if len(inner) > 1 and len(every) > 1 and all(names == set(every) for names in inner.values()):
+        return [f"in each class folder there are {some(every, 'folder')}: if those are the classes, {FOLDERS_INSIDE}"]
+    return []
 
 
-def _looks_like_split(name: str) -> str:
+def _inside(folder: Path) -> Path:
+    """`inside` a folder, or that in it which is all there is and only says that it is audio: train/wav."""
+    names = subfolders(folder)
+    if len(names) != 1 or not set(words_of(names[0])) <= DRESS or _flat_audio(folder):
+        return inside(folder)
+    return folder / names[0]
+
+
+def _flat_audio(folder: Path) -> bool:
+    return any(Path(entry.name).suffix.lower() in AUDIO_SUFFIXES for entry in os.scandir(folder))
+
+
+def looks_like_split(name: str) -> str:
     """The split that some word of a name stands for: train-clean-100; '' where none does."""
     return next((SPLIT_WORDS[word] for word in words_of(name) if word in SPLIT_WORDS), "") or split_of(name) or ""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,12 +13,13 @@ from arg import PreprocessConfig
 from preprocessing import naming
 from preprocessing.columns import ColumnsError
 from preprocessing.files import find, subfolders
-from preprocessing.layouts import find_layout
+from preprocessing.layouts import find_layout, looks_like_split
 from preprocessing.manifest import read_manifest
 from system.errors import UserError
 from system.options import command_line
 
-TABLES = frozenset({".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet"})
+TABLES = frozenset({".csv", ".tsv", ".tab", ".txt", ".json", ".jsonl", ".ndjson", ".parquet"})
+BESIDE = re.compile(r"(meta|annot|label|csv|table)\w*", re.IGNORECASE)  # folders beside the clips that hold tables
 TRIED = 30  # tables at most, ...
 LARGEST_BYTES = 100 << 20  # ... none larger, and as many folders
 
@@ -42,15 +44,19 @@ def propose(root: Path, config: PreprocessConfig, count_classes: Callable[[Path,
             found[table] = len(usable)
     if found:
         best = max(found, key=lambda table: found[table])
-        return f"; {best.relative_to(root)} names {found[best]:,} clips and their labels: " + command_line(
+        shown = best.relative_to(root if best.is_relative_to(root) else root.parent)
+        return f"; {shown} names {found[best]:,} clips and their labels: " + command_line(
             config, manifest=best, label_pattern=None
         )
-    inner = []
-    for name in subfolders(root)[:TRIED]:
-        with contextlib.suppress(UserError):
-            inner += [root / name] if count_classes(root / name, config) > 1 else []
-    if len(inner) == 1:
-        return f"; the folder below has classes: {command_line(config, input_path=inner[0])}"
+    below = [root / name for name in subfolders(root)[:TRIED]]
+    for folders in (below, [folder / name for folder in below for name in subfolders(folder)]):
+        inner = []
+        for folder in folders[:TRIED]:
+            with contextlib.suppress(UserError):
+                held_out = looks_like_split(folder.name) in ("test", "validation")
+                inner += [folder] if not held_out and count_classes(folder, config) > 1 else []
+        if len(inner) == 1:
+            return f"; a folder below has classes: {command_line(config, input_path=inner[0])}"
     names = [file.fname for top in find_layout(root).train for file in find(top, root, "", Counter())]
     if told := naming.propose(names, [""] * len(names)):
         return f"; the names tell {told.says}; if that is right: {command_line(config, **told.options)}"
@@ -58,9 +64,10 @@ def propose(root: Path, config: PreprocessConfig, count_classes: Callable[[Path,
 
 
 def _tables(root: Path) -> Iterator[Path]:
-    """The tables in `root` and in the folders in it, by name."""
-    folders = [root, *(root / name for name in subfolders(root))]
-    paths = (path for folder in folders[: TRIED + 1] for path in sorted(folder.iterdir()))
+    """The tables in `root`, in the folders in it, and beside it."""
+    folders = [root, *(root / name for name in subfolders(root)[:TRIED]), root.parent]
+    folders += [root.parent / name for name in subfolders(root.parent) if BESIDE.fullmatch(name)]
+    paths = (path for folder in dict.fromkeys(folders) for path in sorted(folder.iterdir()))
     tables = (path for path in paths if path.suffix.lower() in TABLES and path.is_file())
     for _, path in zip(range(TRIED), tables, strict=False):
         if path.stat().st_size <= LARGEST_BYTES:

@@ -24,7 +24,7 @@ from preprocessing.files import (
     subfolders,
 )
 from preprocessing.labels import check_names, label_map, map_labels
-from preprocessing.layouts import LayoutError, check_classes, find_layout, fold_of, folds_in, split_of
+from preprocessing.layouts import LayoutError, check_classes, find_layout, folds_in, split_of
 from preprocessing.manifest import read_manifest
 from preprocessing.matching import Matcher
 from preprocessing.proposals import propose
@@ -164,13 +164,13 @@ def _read_classes(
             notes.append(f"not used, as there are folds beside: {some(unused, 'folder')}")
     elif not config.label_pattern:
         labels = {file.label for file in files} - {""}
-        check_classes(sorted(labels), top)
+        inner: dict[str, set[str]] = {label: set() for label in labels}
+        for file in files:
+            if len(parts := file.fname.removeprefix(prefix).split("/")) > 2:
+                inner[parts[0]].add(parts[1])
+        notes += check_classes(inner, top)
         if empty := [name for name in subfolders(top) if name not in labels]:
             notes.append(f"no class, as there is no clip inside: {some(empty, 'folder')}")
-        inner = {parts[1] for file in files if len(parts := file.fname.removeprefix(prefix).split("/")) > 2}
-        if len(splits := sorted(name for name in inner if split_of(name) or fold_of(name))) > 1:
-            notes.append(f"in the class folders there are {some(splits, 'folder')}, which are not used as splits or "
-                         "folds: name those in the columns split or fold of a --manifest")  # fmt: skip
     missing = "no label: --label-pattern does not match its name" if config.label_pattern else "lies in no class folder"
     return [file if file.label else file._replace(reason=missing) for file in files], notes
 

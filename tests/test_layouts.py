@@ -141,28 +141,55 @@ def test_folds_without_class_folders(tmp_path: Path, capsys: pytest.CaptureFixtu
         ("validation-", "1 folder (validation)"),
         ("fold1-", "1 folder (fold1)"),
         ("fold1 test_x", "2 folders (fold1, test_x)"),
+        ("train1 train2", "2 folders (train1, train2)"),
+        ("part_1 part_2 part_3", "3 folders (part_1, part_2, part_3)"),
+        ("Set 1,set 2", "2 folders (Set 1, set 2)"),
+        ("split1- split2-", "2 folders (split1, split2)"),
     ],
 )
 def test_splits_and_folds_that_are_not_understood_are_no_classes(tmp_path: Path, folders: str, seen: str) -> None:
-    root = layout(tmp_path, *folders.split())
+    names = folders.split("," if "," in folders else None)
+    root = layout(tmp_path, *names)
     with pytest.raises(UserError) as error:
         scan(root)
     assert f"called like splits or folds, not like classes: {seen}" in str(error.value)
-    if len(folders.split()) > 1:  # as the error says
+    if len(names) > 1:  # as the error says
         files, _ = scan(root, label_pattern="^(?P<label>[^/]+)/")
-        assert {file[2] for file in files} == {name.rstrip("-") for name in folders.split()}
+        assert {file[2] for file in files} == {name.rstrip("-") for name in names}
+        nested = "^[^/]+/(?P<label>[^/]+)/"
+        assert (nested in str(error.value)) == any(name[-1] != "-" for name in names)
+        if all(name[-1] != "-" for name in names):
+            assert {file[2] for file in scan(root, label_pattern=nested)[0]} == {"no", "yes"}
 
 
 def test_one_folder_around_the_data_set(tmp_path: Path) -> None:
-    for number, inside in enumerate(("train,test", "fold1,fold2", ".")):
+    for number, inside in enumerate(("train,test", "fold1,fold2", ".", "x/train,x/test")):
         root = layout(tmp_path / str(number), *(f"data/{name}" for name in inside.split(",")))
         touch(root, "docs/a.txt")
         with pytest.raises(
-            UserError, match=rf"the folder below has classes: python preprocess.py -i {root}/data$"
+            UserError, match=rf"a folder below has classes: python preprocess.py -i {root}/data"
         ) as error:
             scan(root)
         command = str(error.value).rpartition("python preprocess.py ")[2]
         assert len(preprocessing.scan.scan(parse_preprocess(shlex.split(command))).files) >= 2
+
+
+def test_folders_that_recur_in_all_folders_are_asked_about(tmp_path: Path) -> None:
+    layout(tmp_path / "one", "ann", "bob")
+    assert (
+        "in each class folder there are 2 folders (no, yes): if those are the classes, --label-pattern '^[^/]+/("
+        in (scan(tmp_path / "one")[1])
+    )
+    layout(tmp_path / "two", "ann")
+    touch(tmp_path / "two", "bob/no/a.wav")
+    assert "in each class folder" not in scan(tmp_path / "two")[1]
+
+
+@pytest.mark.parametrize("inside", ["audio", "wav", "clips", "wav files"])
+def test_a_folder_in_train_that_only_says_that_it_is_audio(tmp_path: Path, inside: str) -> None:
+    assert splits(layout(tmp_path, f"train/{inside}")) == {
+        "train": {f"train/{inside}/no/a0.wav", f"train/{inside}/yes/b0.wav"}
+    }
 
 
 def test_splits_inside_classes_are_said(tmp_path: Path) -> None:
@@ -202,6 +229,6 @@ def test_a_table_whose_columns_are_not_clear_is_proposed_with_the_question(tmp_p
     root = touch(tmp_path, "audio/a.wav audio/b.wav")
     (root / "labels.csv").write_text("ident,what\na.wav,x\nb.wav,y\n")
     with pytest.raises(
-        UserError, match=r"the only class is 'audio'.*labels.csv: which column is the path\?.*path=ident"
+        UserError, match=r"the only class is 'audio'.*labels.csv: which column is the path and .*path=ident label=what"
     ):
         scan(root)
