@@ -30,12 +30,12 @@ class TestSet(NamedTuple):
     """What a sample submission adds to a data set."""
 
     sample: Sample | None
-    files: list[File]  # of the data set, with the test clips that the sample alone names
+    files: list[File]  # of the data set, with test clips that the sample alone names
     notes: list[str]
 
 
 def find_test_set(config: PreprocessConfig, root: Path, files: list[File]) -> TestSet:
-    """The sample submission that is given, or lies beside the data; where no file is a test clip, those it names.
+    """The sample submission that is given, or lies beside the data, and the clips it names as further test clips.
 
     UserError where the one that is given cannot be read.
     """
@@ -46,9 +46,10 @@ def find_test_set(config: PreprocessConfig, root: Path, files: list[File]) -> Te
         notes: list[str] = []
     else:
         chosen, notes = _choose(own, others, listing)
-    if chosen is None or listing.given:
-        return TestSet(chosen, files, notes)
-    named = {listing.files[row].fname: listing.files[row] for row in listing.rows(chosen).tolist() if row >= 0}
+    if chosen is None:
+        return TestSet(None, files, notes)
+    among, rows = listing.match(chosen)
+    named = {among[row].fname: among[row] for row in rows.tolist() if row >= len(listing.given)}
     if config.manifest is None and (folders := _not_classes(files, {file.path for file in named.values()})):
         notes.append(f"no class, as {chosen.path.name} names all clips in it: {some(folders, 'folder')}")
         files = [file for file in files if file.split != "train" or file.label not in folders]
@@ -56,7 +57,8 @@ def find_test_set(config: PreprocessConfig, root: Path, files: list[File]) -> Te
     if also := [name for name, file in named.items() if file.path in trained]:
         notes.append(f"{chosen.path.name} names clips to label that are training clips, too: {some(also, 'clip')}")
     if named:
-        notes.append(f"test clips are those that {chosen.path.name} names: {some(list(named), 'clip')}")
+        more = "more test clips" if listing.given else "test clips"
+        notes.append(f"{more} are those that {chosen.path.name} names: {some(list(named), 'clip')}")
     kept = [file for file in files if not (file.reason and not file.label and file.fname in named)]  # rows without one
     return TestSet(chosen, kept + list(named.values()), notes)
 
@@ -70,42 +72,39 @@ def _not_classes(files: list[File], named: set[str]) -> list[str]:
 
 
 class _Listing:
-    """The clips among which those of a sample are: the data set's test clips or, without any, all audio files."""
+    """The clips among which those of a sample are: the data set's test clips, and other audio files below its root."""
 
     def __init__(self, config: PreprocessConfig, root: Path, files: list[File]) -> None:
         self._config, self._root, self._files = config, root, files
-        self._found: dict[Path, Ints] = {}
+        self.given = [file for file in files if file.split == "test"]
+        self._matched: dict[Path, tuple[list[File], Ints]] = {}
 
     @cached_property
-    def given(self) -> list[File]:
-        return [file for file in self._files if file.split == "test"]
+    def _trained(self) -> set[str]:
+        return {file.path for file in self._files if file.split == "train" and not file.reason}
 
     @cached_property
-    def files(self) -> list[File]:
-        noise, group_of = self._paths("noise"), group_finder(self._config)
-        found = find(self._root, self._root, "test", Counter(), lambda name: "", group_of)
-        return self.given or sorted(file for file in found if file.path not in noise)
+    def _all(self) -> list[File]:
+        """The test clips and the other files. Training clips are among these only where there are no test clips."""
+        known = {file.path for file in self._files if file.split != "train"} | (self._trained if self.given else set())
+        found = find(self._root, self._root, "test", Counter(), lambda name: "", group_finder(self._config))
+        return self.given + sorted(file for file in found if file.path not in known)
 
-    @cached_property
-    def trained(self) -> set[str]:
-        """The names of training clips among them."""
-        paths = self._paths("train")
-        return {file.fname for file in self.files if file.path in paths}
-
-    def _paths(self, split: str) -> set[str]:
-        return {file.path for file in self._files if file.split == split and not file.reason}
-
-    @property
-    def names(self) -> list[str]:
-        return [file.fname for file in self.files]
-
-    def rows(self, sample: Sample) -> Ints:
-        if sample.path not in self._found:
-            self._found[sample.path] = find_rows(sample.ids, self.names, self.trained)
-        return self._found[sample.path]
+    def match(self, sample: Sample) -> tuple[list[File], Ints]:
+        """Files, and the row of each id of the sample among them, -1 for none."""
+        if sample.path not in self._matched:
+            files = self.given
+            rows = find_rows(sample.ids, [file.fname for file in files])
+            if (rows < 0).any():
+                files = self._all
+                trained = {file.fname for file in files if file.path in self._trained}
+                rows = find_rows(sample.ids, [file.fname for file in files], trained)
+            self._matched[sample.path] = files, rows
+        return self._matched[sample.path]
 
     def faults(self, sample: Sample) -> str:
-        return id_faults(sample.ids, self.rows(sample), self.names, sample.id_title)
+        files, rows = self.match(sample)
+        return id_faults(sample.ids, rows, [file.fname for file in files], sample.id_title)
 
 
 def _find_samples(root: Path, manifest: Path | None) -> tuple[list[Path], list[Path]]:
@@ -156,7 +155,7 @@ def _choose(own: list[Path], others: list[Path], listing: _Listing) -> tuple[Sam
             refused[path] = str(error).removeprefix(f"{path}: ")
             continue
         faults = listing.faults(sample)
-        ours = path in own and (_is_usual(path) or bool((listing.rows(sample) >= 0).any()))
+        ours = path in own and (_is_usual(path) or bool((listing.match(sample)[1] >= 0).any()))
         if ours or (len(sample.ids) and not faults):
             fair.append((bool(faults), sample))
         else:

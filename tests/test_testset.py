@@ -122,6 +122,18 @@ def test_of_two_clips_of_one_name_the_one_that_is_not_trained_on_is_meant(tmp_pa
         assert "training clips, too" not in notes
 
 
+def test_the_sample_names_further_test_clips(tmp_path: Path) -> None:
+    root = data_set(tmp_path / "data")
+    rows = (root / "Train.csv").read_text().replace("label\n", "label,split\n").replace("a6.wav,yes", "a6.wav,yes,test")
+    (root / "Train.csv").write_text(rows.replace(",no\n", ",no,train\n").replace(",yes\n", ",yes,train\n"))
+    sample(root / "sample_submission.csv", ("a6", *TEST))
+    _, tests, notes = found(root)
+    assert tests == ["audio/a3.wav", "audio/a4.wav", "audio/a6.wav"]
+    assert "more test clips are those that sample_submission.csv names: 2 clips" in notes
+    sample(root / "sample_submission.csv", ("a1", "a6"))
+    assert found(root)[1] == ["audio/a6.wav"]  # a1 is trained on: a misfit
+
+
 def test_rows_without_a_label_that_the_sample_names_are_no_fault(tmp_path: Path) -> None:
     root = data_set(tmp_path / "data")
     with (root / "Train.csv").open("a") as file:
