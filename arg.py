@@ -58,6 +58,11 @@ def _old_and_new(text: str) -> tuple[str, ...]:
     return (old, new.strip()) if equals else (text,)
 
 
+def map_word(entry: Sequence[str]) -> str:
+    """An entry of --map as it is typed: with a space in front of -1=low, which would be taken for an option."""
+    return " " * entry[0].startswith("-") + "=".join(entry)
+
+
 @dataclass(frozen=True)
 class PreprocessConfig(Command):
     """What `preprocess.py` is asked to do."""
@@ -91,17 +96,15 @@ class PreprocessConfig(Command):
         (), "--columns", nargs="+", metavar="ROLE=NAME", parse=_role_and_name, show="=".join,
         help=f"columns of the manifest, where they are not called as usual: {', '.join(MANIFEST_ROLES)}")
     map: tuple[tuple[str, ...], ...] = option(
-        (), "--map", nargs="+", metavar="FILE|OLD=NEW", parse=_old_and_new, show="=".join,
-        help="new labels for old ones: a table of two columns, or pairs; several old ones may have one new one, an "
-        "empty new one drops the clips, and * is every label that is not named ('*=unknown')")
+        (), "--map", nargs="+", metavar="FILE|OLD=NEW", parse=_old_and_new, show=map_word,
+        help="new labels for old ones: a table of two columns, or pairs; no new label drops the clips, and * is every "
+        "label that is not named ('*=unknown')")
     silence: int | None = option(
-        None, "--silence", metavar="N",
-        help="make a class silence of N pieces of the noise recordings, each as long as the window",
-        check=(lambda n: n >= 0, "use 0 or more"))
+        None, "--silence", metavar="N", check=(lambda n: n >= 0, "use 0 or more"),
+        help="a class silence of N pieces of the noise recordings, each as long as the window")
     challenge: str | None = option(
         None, "--challenge", choices=tuple(CHALLENGES),
-        help="the classes of Kaggle's speech challenge: ten words, unknown for all others ('*=unknown'), and --silence "
-        "with as many clips as a word has; --map and --silence change its parts")
+        help="Kaggle's speech challenge: its ten words, unknown and --silence; --map and --silence change that")
     download: str | None = option(
         None, "--download", choices=ARCHIVES, help="fetch this data set first, into -i (default: its name)")
     noise: Path | None = option(

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from arg import CHALLENGES, PreprocessConfig
+from arg import CHALLENGES, PreprocessConfig, map_word
 from preprocessing.files import File, printable, some
 from system.errors import UserError
 
@@ -229,7 +229,7 @@ def map_option(changes: Mapping[str, str], entries: Sequence[tuple[str, ...]], p
     old = {label: changes[new] for label, new in read_map(entries).items() if new in changes}
     short = {label: new for label, new in changes.items() if not any(pattern[1] in label for pattern in patterns)}
     pairs = dict.fromkeys(patterns, "") | short | old
-    return shlex.join(["--map", *("=".join(entry) for entry in (*entries, *pairs.items()))])
+    return shlex.join(["--map", *map(map_word, (*entries, *pairs.items()))])
 
 
 def _drop_option(lists: Sequence[str], labels: Iterable[str], entries: Sequence[tuple[str, ...]]) -> str:

@@ -107,6 +107,14 @@ def test_odd_labels_are_named_in_full(tmp_path: Path) -> None:
     assert sorted(found.values()) == ["1", "2", "3", "3", "4", "5", "yes"]
 
 
+def test_labels_that_begin_with_a_hyphen(tmp_path: Path) -> None:
+    root = touch(tmp_path, "-1/1.wav 0/1.wav 1/1.wav -Low/1.wav -low/1.wav")
+    words = shlex.split(command_line(PreprocessConfig(root, map=(("-1", "minus"),))))[2:]
+    assert labels(root, *words[2:])[0]["-1/1.wav"] == "minus"
+    (option,) = options_in(labels(root)[1])
+    assert len(set(labels(root, "--map", *option)[0].values())) == 4
+
+
 def test_a_label_of_a_test_clip_is_mapped_but_not_the_name_of_a_folder(tmp_path: Path) -> None:
     names = "yes/a.wav no/a.wav up/a.wav"
     root = touch(tmp_path, " ".join(f"train/{name}" for name in names.split()))
