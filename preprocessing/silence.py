@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from arg import CHALLENGES, PreprocessConfig
 from preprocessing.decode import Audio, described
-from preprocessing.files import PART, File, part_of, recording_of, some
+from preprocessing.files import File, part_of, recording_of, some
 from system.errors import UserError
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _starts(length: int, window: int, number: int, draw: np.random.Generator) ->
 def are_pieces(clips: DataFrame) -> NDArray[np.bool_]:
     """Which clips are parts of noise recordings, (n,)."""
     noise = set(clips.loc[clips["split"] == "noise", "fname"])
-    part = (clips["fname"].str.contains(PART) & (clips["split"] == "train")).to_numpy(bool)
+    part = (clips["fname"].str.contains("#t=", regex=False) & (clips["split"] == "train")).to_numpy(bool)
     found = np.zeros(len(clips), np.bool_)
     found[part] = [recording_of(name) in noise for name in clips.loc[part, "fname"]]
     return found
