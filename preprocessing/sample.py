@@ -98,6 +98,10 @@ class Sample:
         """The header of the columns behind the ids."""
         return self.header[1 + (self.first_number is not None) :]
 
+    def all_numbers(self) -> bool:
+        """Whether the cells of the single column are numbers, or empty."""
+        return all(NUMBER.fullmatch(cell) and (self.comma or "," not in cell) for cell in self.cells if cell)
+
     def shown(self) -> str:
         """Its header and its first row, for a message."""
         header, row = (printable(self.format.delimiter.join(cells[:12])) for cells in (self.header, self.first_row))
@@ -245,11 +249,13 @@ def words_in(title: str) -> list[str]:
 def _single(sample: Sample, form: Form, classes: tuple[str, ...], may_be_share: bool) -> Reading:
     """One column behind the ids: a label, several labels, or the probability of a class."""
     title, cells = sample.titles[0], [cell for cell in sample.cells if cell]
-    numbers = all(NUMBER.fullmatch(cell) for cell in cells)
+    numbers, several = sample.all_numbers(), _several(sample, form, classes)
+    if several and _is_label(title) and not several.misfit:  # with classes 0 and 1, "0,1" may be a number
+        return several
     if may_be_share and numbers and _is_share(title, cells, classes):
         return _share(sample, form, classes)
     foreign = [cell for cell in cells if cell not in classes]
-    if foreign and (several := _several(sample, form, classes)):
+    if foreign and several:
         return several
     if len(cells) == 1 and (numbers or cells[0].lower() in PLACEHOLDERS or not any(map(str.isalnum, cells[0]))):
         foreign = []  # it stands for any label
@@ -283,11 +289,16 @@ def ways_out(labels: Sequence[str], classes: Sequence[str]) -> list[str]:
     return way or ["preprocess.py --map OLD=NEW renames classes"]
 
 
+def _is_label(title: str) -> bool:
+    """Whether a column is called as labels are."""
+    words = set(words_in(title))
+    return bool(words & LABEL_WORDS) and not words & SHARE_WORDS
+
+
 def _is_share(title: str, cells: Sequence[str], classes: tuple[str, ...]) -> bool:
     """Whether a column of numbers holds the probability of a class, and no labels that are numbers."""
     words = set(words_in(title))
-    share = bool(words & SHARE_WORDS)
-    label = bool(words & LABEL_WORDS) and not share
+    share, label = bool(words & SHARE_WORDS), _is_label(title)
     called = _named_class(title, classes) is not None
     if any(float(cell.replace(",", ".")) % 1 for cell in cells if cell not in classes):
         return True
@@ -300,7 +311,7 @@ def _is_share(title: str, cells: Sequence[str], classes: tuple[str, ...]) -> boo
 
 def _share(sample: Sample, form: Form, classes: tuple[str, ...], positive: str | None = None) -> Reading:
     """The probability of one class. UserError where there are other columns than one of numbers."""
-    if len(sample.titles) != 1 or not all(NUMBER.fullmatch(cell) for cell in sample.cells if cell):
+    if len(sample.titles) != 1 or not sample.all_numbers():
         raise UserError(f"--positive {positive}: {sample.path} has no single column of numbers; {sample.shown()}")
     title = sample.titles[0]
     index = classes.index(positive) if positive else positive_class(title, classes)

@@ -101,6 +101,8 @@ def test_classes_with_spaces_are_told_apart_by_another_separator(tmp_path: Path)
     classes = ("dog bark", "rain")
     assert reading(tmp_path / "s.csv", "id,label\na,dog bark|rain\n", classes).form.separator == "|"
     assert reading(tmp_path / "s.csv", "id,label\na,dog bark\n", classes).form.best == 1
+    for text in ('id,label\na,"0,1"\nb,"1,0"\n', "id;label\na;0,1\nb;1,0\n", 'id\tlabel\na\t"0,1"\n'):
+        assert reading(tmp_path / "s.csv", text, ("0", "1")).form.best == 2  # and no decimal comma
 
 
 @pytest.mark.parametrize(
