@@ -24,16 +24,17 @@ COLUMN_NAMES = {
     "group": "group speaker speakerid clientid user userid subject srcfile fsid recording recordingid",
     "fold": "fold folds",
     "split": "split subset partition set",
-    "start": "start starttime startseconds startsec starts begintime begin onset onsets tstart tmin xmin segmentstart "
-    "clipstart offset",
-    "end": "end endtime endseconds endsec ends stoptime stop offset tend tmax xmax segmentend clipend",
-    "duration": "duration durationseconds durationsec durations",
+    "start": "start starttime startseconds startsec starts begintime begin onset onsets tstart t0 tmin xmin timestart "
+    "segmentstart clipstart startms starttimems beginms onsetms offset offsetms",
+    "end": "end endtime endseconds endsec ends stoptime stop finish offset tend t1 tmax xmax timeend segmentend "
+    "clipend endms endtimems stopms offsetms",
+    "duration": "duration durationseconds durationsec durations durationms",
 }
 TIMES = ("start", "end", "duration")
 # Other columns that a person may expect to count, by what they look like.
 LOOKS_LIKE = {
     "times": "start starttime begin begintime onset offset end endtime stop tmin tmax duration startms endms "
-    "startsample endsample startframe endframe",
+    "startsample endsample startframe endframe from to",
     "weights": "weight weights sampleweight confidence",
     "labels": "secondarylabels secondarylabel otherlabels labels2",
     "groups": "author recordist uploader participant participantid patient patientid actor subjectid speakername "
@@ -58,6 +59,11 @@ class Columns(NamedTuple):
 def plain(name: str) -> str:
     """A column's name without capitals, separators and what stands in parentheses: Begin Time (s) is begintime."""
     return re.sub(r"[\W_]+", "", re.sub(r"\(.*?\)", "", name)).casefold()
+
+
+def is_milliseconds(name: str) -> bool:
+    """Whether a column of times says so: start_ms, End (ms)."""
+    return plain(name).endswith("ms") or bool(re.search(r"[\W_]ms\W*$", name.casefold()))
 
 
 def choose_columns(
@@ -255,4 +261,7 @@ def _unused(header: list[str], at: Mapping[str, int]) -> list[str]:
     hint = ""
     if groups:
         hint = f"; --columns {_argument('group', groups[0])} keeps the clips of one {groups[0]} in one fold"
+    times = [name for name in free if plain(name) in COLUMN_NAMES["start"].split() and plain(name) != "offset"]
+    if times and "start" not in at:
+        hint += f"; --columns {_argument('start', times[0])} end=NAME (seconds) cuts clips out of recordings"
     return [f"columns of the manifest that are not used: {', '.join(free)}{hint}"]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from preprocessing.files import AUDIO_SUFFIXES, File, find, some
-from preprocessing.matching import Matcher
+from preprocessing.matching import Matcher, passed_over
 
 
 class Located(NamedTuple):
@@ -26,6 +26,7 @@ class Located(NamedTuple):
     how: str = ""  # what it took to find it: as `Match.how` has it, or "manifest": relative to the manifest's folder
     reason: str = ""
     outside: bool = False  # there is a file of that path, outside the root
+    passed_over: int = 0  # how many folders the name has that are not those of the file
 
 
 class Locator:
@@ -97,7 +98,7 @@ class Locator:
         file = self._listing[match.name]
         if found.outside and not self._same(text, file.path):
             return found
-        return Located(file.fname, file.size, file.mtime_ns, file.path, match.how)
+        return Located(*file[1:4], file.path, match.how, passed_over=passed_over(text, match.name))
 
     def explain(self, text: str, found: Located) -> str:
         """The reason why a name has no file, with the nearest one that is there and what would mend it."""

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from arg import PreprocessConfig
-from preprocessing.columns import TIMES, Columns, choose_columns
+from preprocessing.columns import TIMES, Columns, choose_columns, is_milliseconds
 from preprocessing.files import File, finder, group_finder, part_of
-from preprocessing.layouts import SPLIT_WORDS, split_of
+from preprocessing.layouts import fold_of, split_of
 from preprocessing.locating import Located, Locator
 from preprocessing.matching import folded
 from preprocessing.tables import Table, read_table
@@ -60,7 +60,7 @@ def read_manifest(manifest: Path, root: Path, config: PreprocessConfig) -> Manif
     columns = choose_columns(
         manifest, table, dict(config.columns), bool(config.label_pattern), locator.is_file, locator.means_file
     )
-    entries = _locate(_entries(columns), locator)
+    entries = _locate(_entries(columns), locator, split_of(manifest.stem))
     entries, cut = _cut(entries, columns, config)
     files, more = _files(entries, columns, locator.root, config)
     return Manifest(locator.root, files, [*notes, *columns.notes, *_how(entries), *cut, *more])
@@ -91,28 +91,35 @@ def _entries(columns: Columns) -> list[_Entry]:
     return entries
 
 
-def _locate(entries: list[_Entry], locator: Locator) -> list[_Entry]:
-    """The rows with their files. What one row names exactly no other row gets that names it inexactly."""
+def _locate(entries: list[_Entry], locator: Locator, split: str | None) -> list[_Entry]:
+    """The rows with their files; `split` is what the manifest's own name says.
+
+    A file that a row names exactly is not that of a row which names it inexactly, nor one that a row names with its
+    folder that of a row which names it with another.
+    """
     entries = [e if e.fault else e._replace(found=locator.exact(e.value["path"])) for e in entries]
     if all(entry.fault or entry.found.path for entry in entries):
         return entries
-    exact = {entry.found.fname: entry.line for entry in entries if entry.found.path}
-    hints_of = _hints(entries, locator.folders)
-    examples, done = EXAMPLES, []
-    for entry in entries:
+    taken = {entry.found.fname: (-1, entry.line) for entry in entries if entry.found.path}
+    hints_of = _hints(entries, locator.folders, split)
+    matched: dict[int, Located] = {}
+    for index, entry in enumerate(entries):
         if not entry.fault and not entry.found.path:
-            text = entry.value["path"]
-            found = locator.match(text, entry.found, *hints_of(entry))
-            if found.path and found.fname in exact and {*found.how.split(", ")} - {"unicode"}:
-                found = entry.found._replace(
-                    reason=f"no such file: the nearest, {found.fname}, is that of line {exact[found.fname]}"
-                )
-            elif not found.path and examples:
-                examples -= 1
-                found = found._replace(reason=locator.explain(text, found))
-            entry = entry._replace(found=found)
-        done.append(entry)
-    return done
+            found = locator.match(entry.value["path"], entry.found, *hints_of(entry))
+            matched[index] = found
+            if found.path and (found.how != "unicode" or found.fname not in taken):
+                taken[found.fname] = min(taken.get(found.fname, (9999, 0)), (found.passed_over, entry.line))
+    examples = EXAMPLES
+    for index, found in matched.items():
+        entry = entries[index]
+        if found.path and found.how != "unicode" and taken[found.fname][0] < found.passed_over:
+            reason = f"no such file: the nearest, {found.fname}, is that of line {taken[found.fname][1]}"
+            found = entry.found._replace(reason=reason)
+        elif not found.path and examples:
+            examples -= 1
+            found = found._replace(reason=locator.explain(entry.value["path"], found))
+        entries[index] = entry._replace(found=found)
+    return entries
 
 
 def _cut(entries: list[_Entry], columns: Columns, config: PreprocessConfig) -> tuple[list[_Entry], list[str]]:
@@ -123,7 +130,8 @@ def _cut(entries: list[_Entry], columns: Columns, config: PreprocessConfig) -> t
     named = [f"{role}={columns.header[columns.at[role]]}" for role in roles]
     rows = [index for index, entry in enumerate(entries) if entry.found.path]
     times = [Times(entries[at].found.path, *(entries[at].value.get(role, "") for role in TIMES)) for at in rows]
-    parts, why_not = read_parts(times, insist=not set(TIMES).isdisjoint(role for role, _ in config.columns))
+    unit = {role: 0.001 if is_milliseconds(columns.header[columns.at[role]]) else 1.0 for role in roles}
+    parts, why_not = read_parts(times, unit, insist=not set(TIMES).isdisjoint(role for role, _ in config.columns))
     if why_not:
         return entries, [f"times of the manifest ({', '.join(named)}) are not obeyed: {why_not}; --columns "
                          f"{shlex.join(named)} cuts all the same"]  # fmt: skip
@@ -131,54 +139,43 @@ def _cut(entries: list[_Entry], columns: Columns, config: PreprocessConfig) -> t
     for index, part in zip(rows, parts, strict=True):
         entries[index] = entries[index]._replace(part=part, fault=part.fault)
     cut = [entry.found.fname for entry in entries if entry.part.end]
-    return entries, [
-        f"clips that are parts of recordings ({', '.join(named)}): {len(cut):,}, of {len(set(cut)):,} files"
-    ]
+    said = f"clips that are parts of recordings ({', '.join(named)}): {len(cut):,}, of {len(set(cut)):,} files"
+    return entries, [said] if cut else []
 
 
-def _hints(entries: Sequence[_Entry], folders: Set[str]) -> Callable[[_Entry], tuple[frozenset[str], frozenset[str]]]:
-    """What the folders of a row's file may be called by its cells, and what they may not: like others' in `folders`.
+def _hints(
+    entries: Sequence[_Entry], folders: Set[str], split: str | None
+) -> Callable[[_Entry], tuple[frozenset[str], frozenset[str]]]:
+    """Which of `folders` the file of a row may be in by its cells, and which not: those of others.
 
     A file in a folder that is called like another row's fold, split or label is not this row's. One folder that is
-    called like a label, such as the data set's, tells nothing.
+    called like a label, such as the data set's, tells nothing. `split` is that of rows that name none.
     """
     labels = {name for entry in entries if (name := folded(entry.value.get("label", ""))) in folders}
-    labels = {name for name in labels if not name.isdecimal() and name not in SPLIT_WORDS}
-    folds = {entry.value.get("fold", "") for entry in entries}
-    numbered = frozenset().union(*(map(_fold_names, folds))) & {name for name in folders if name.startswith("fold")}
-    split = any(entry.value.get("split") for entry in entries)
+    telling = {name for name in labels if not name.isdecimal() and not split_of(name)}
+    folds = {name: fold for name in folders if (fold := fold_of(name))}
+    splits = {name: kind for name in folders if name not in labels and (kind := split_of(name))}
 
     @functools.cache
-    def telling(fold: str, split_cell: str, label: str) -> tuple[frozenset[str], frozenset[str]]:
-        own = {"fold": _fold_names(fold), "label": {folded(label)} - {""}}
-        own["split"] = {word for word, kind in SPLIT_WORDS.items() if split_cell and kind == _split(split_cell)}
-        wrong = set(numbered - own["fold"])
-        if len(labels) > 1:
-            wrong |= labels - own["label"]
-        if split:
-            is_test = _split(split_cell) == "test"
-            wrong |= {word for word, kind in SPLIT_WORDS.items() if (kind == "test") != is_test} - labels
-        return frozenset().union(*own.values()), frozenset(wrong)
+    def of_cells(fold: str, split_cell: str, label: str) -> tuple[frozenset[str], frozenset[str]]:
+        number = fold_of(f"fold {fold.removesuffix('.0')}") or fold_of(fold)
+        kind = _split(split_cell) if split_cell else split
+        own = {fold, number, number.zfill(2), folded(label)} - {"", "00"}
+        own |= {name for name, other in folds.items() if other == number}
+        own |= {name for name, other in splits.items() if other == kind}
+        wrong = telling - {folded(label)} if len(telling) > 1 else set()
+        if fold:
+            wrong |= {name for name, other in folds.items() if other != number}
+        if split_cell:
+            wrong |= {name for name, other in splits.items() if (other == "test") != (kind == "test")}
+        return frozenset(own), frozenset(wrong)
 
     def hints_of(entry: _Entry) -> tuple[frozenset[str], frozenset[str]]:
         value = entry.value
-        hints, wrong = telling(value.get("fold", ""), value.get("split", ""), value.get("label", ""))
+        hints, wrong = of_cells(value.get("fold", ""), value.get("split", ""), value.get("label", ""))
         return (hints | {folded(value["group"])} if value.get("group") else hints), wrong
 
     return hints_of
-
-
-@functools.cache
-def _fold_names(cell: str) -> frozenset[str]:
-    """What the folder of a fold may be called: 3, fold3, fold_03, ..."""
-    number = cell.removesuffix(".0").lower().removeprefix("fold").strip("_- ")
-    return frozenset(
-        f"{word}{space}{digits}"
-        for word in ("fold", "f", "")
-        for space in ("", "_", "-", " ")
-        for digits in {number, number.zfill(2)}
-        if number
-    )
 
 
 @functools.cache

@@ -161,6 +161,15 @@ class Matcher:
         return found
 
 
+def passed_over(text: str, name: str) -> int:
+    """How many folders of a text are not those that a name ends with."""
+    parts, own = tidy(text).split("/")[:-1], name.split("/")[:-1]
+    while parts and own and folded(parts[-1]) == folded(own[-1]):
+        parts.pop()
+        own.pop()
+    return len(parts)
+
+
 def _folders(parts: Sequence[str]) -> set[str]:
     return {folded(part) for part in parts[:-1]}
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from preprocessing.decode import SPARE_SECONDS, durations
 
 CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d+(?:[.,]\d+)?)")  # 0:01:05.5
 NUMBER = re.compile(r"\d+(?:[.,]\d*)?(?:e[-+]?\d+)?|\.\d+", re.IGNORECASE)
+NONE = ("", "nan", "na", "n/a", "none", "null", "-")  # cells without a time
 
 
 class Times(NamedTuple):
@@ -39,14 +40,15 @@ def seconds(cell: str) -> float | None:
     return float(cell.replace(",", ".")) if NUMBER.fullmatch(cell) else None
 
 
-def read_parts(rows: Sequence[Times], insist: bool) -> tuple[list[Part], str]:
+def read_parts(rows: Sequence[Times], unit: Mapping[str, float], insist: bool) -> tuple[list[Part], str]:
     """The part of its file that each row means, and why none is ('' where they are).
 
     The times are not obeyed where no part lies strictly inside its file, or where most are as long as their file and
     lie outside it: such are times in another recording, that the file was cut from. With `insist` they are obeyed all
-    the same. A row without times means its whole file, as all rows do whose times are those of their whole files.
+    the same. `unit` has the seconds in a unit of each column. A row without times means its whole file, as all rows do
+    whose times are those of their whole files.
     """
-    parts = [_part(row) for row in rows]
+    parts = [_part(row, unit) for row in rows]
     paths = list(dict.fromkeys(row.path for row in rows))
     lasts = dict(zip(paths, durations(paths), strict=True))
     inside = elsewhere = entire = 0
@@ -69,13 +71,14 @@ def read_parts(rows: Sequence[Times], insist: bool) -> tuple[list[Part], str]:
     return [_in_file(part, lasts[row.path]) for row, part in zip(rows, parts, strict=True)], ""
 
 
-def _part(row: Times) -> Part:
+def _part(row: Times, unit: Mapping[str, float]) -> Part:
     """What the cells say; an end of infinity is that of the file."""
     values: dict[str, float | None] = {}
     for name, cell in zip(Times._fields[1:], row[1:], strict=True):
-        values[name] = seconds(cell)
-        if cell and values[name] is None:
+        time = seconds(cell)
+        if time is None and cell.casefold() not in NONE:
             return Part(fault=f"{name} {cell!r} is no time in seconds")
+        values[name] = time if time is None else time * unit[name]
     start, end, duration = values["start"], values["end"], values["duration"]
     if start is None and end is None and duration is None:
         return Part()

@@ -182,11 +182,40 @@ def test_a_file_that_one_row_names_is_not_taken_by_another(tmp_path: Path) -> No
         ("b/1.wav", "no", "line 5: no such file: the nearest, a/1.wav, is that of line 3"),
     ]
     touch(tmp_path, "a/3.wav a/4.wav a/5.wav")
-    table = rows_of("path,label 3,no 4.wav,yes 3.WAV,yes a/5,no q/a/5.wav,no a/2.wav,no", root)
-    assert [reason for _, _, reason in taken(root, table)[0] if reason] == [
+    table = rows_of("path,label 3,no 4.wav,yes 3.WAV,yes q/a/5.wav,no a/5,no A/5.wav,no a/2.wav,no", root)
+    assert sorted(reason for _, _, reason in taken(root, table)[0] if reason) == [
         "line 2: contradicts line 4 (train 'no' in line 2, train 'yes' in line 4)",
         "line 4: contradicts line 2 (train 'no' in line 2, train 'yes' in line 4)",
-        "line 6: repeats line 5",
+        "line 5: no such file: the nearest, a/5.wav, is that of line 6",
+        "line 7: repeats line 6",
+    ]
+    touch(tmp_path / "some", "audio/fold2/1.wav audio/fold2/2.wav")  # fold1 is not there
+    table = rows_of("path,label /x/audio/fold1/1.wav,no /x/audio/fold2/1.wav,yes /x/audio/fold2/2.wav,no", root)
+    assert [(label, reason) for _, label, reason in taken(root / "some", table)[0]] == [
+        ("no", "line 2: no such file: the nearest, audio/fold2/1.wav, is that of line 3"),
+        ("yes", ""),
+        ("no", ""),
+    ]
+
+
+def test_the_manifests_own_name_tells_the_split(tmp_path: Path) -> None:
+    root = touch(tmp_path, "audio_train/1.wav audio_train/2.wav audio_test/1.wav audio_test/2.wav")
+    assert [file[0] for file in taken(root, rows_of("fname,label 1,no 2,yes", root, "train.csv"))[0]] == [
+        "audio_train/1.wav",
+        "audio_train/2.wav",
+    ]
+    with pytest.raises(
+        UserError, match=r"1: line 2: means 2 files \(audio_test/1.wav, audio_train/1.wav\): name its fold"
+    ):
+        taken(root, rows_of("fname,label 1,no 2,yes", root, "labels.csv"))
+    files, _ = taken(
+        root, rows_of("fname,label,split 1,no,Train 2,yes,training 1,no,TEST 2,yes,eval", root, "labels.csv")
+    )
+    assert [file[0] for file in files] == [
+        "audio_train/1.wav",
+        "audio_train/2.wav",
+        "audio_test/1.wav",
+        "audio_test/2.wav",
     ]
 
 

@@ -58,18 +58,20 @@ def test_a_time_as_people_write_it(cell: str, time: float | None) -> None:
         "offset,duration",
         "onset,duration",
         "startTime,Duration",
+        "start_ms,end_ms",
+        "Start (ms),duration (ms)",
     ],
 )
 def test_clips_are_cut_out_of_recordings(tmp_path: Path, header: str, capsys: pytest.CaptureFixture[str]) -> None:
     root = tmp_path / "data"
     waves = recordings(root)
     by_duration = "uration" in header
-    rows = []
-    for name in waves:
-        rows += [f"{name},yes,0.1,{0.2 if by_duration else 0.3}", f"{name},no,0.25,{0.5 if by_duration else 0.75}"]
+    cells = [(0.1, 0.2 if by_duration else 0.3), (0.25, 0.5 if by_duration else 0.75)]
+    unit = 1000 if "ms" in header else 1
+    rows = [f"{name},{'yn'[k]},{start * unit},{end * unit}" for name in waves for k, (start, end) in enumerate(cells)]
     clips = prepare(root, tmp_path / "work", manifest=table(root, f"path,label,{header}", rows), folds=2)
     assert clips["fname"].tolist() == [f"r{n}.wav#t={part}" for n in range(4) for part in ("0.1,0.3", "0.25,0.75")]
-    assert clips["label"].tolist() == ["yes", "no"] * 4
+    assert clips["label"].tolist() == ["y", "n"] * 4
     assert clips["group"].tolist() == [name for name in waves for _ in range(2)]
     assert clips.groupby("group")["fold"].nunique().max() == 1
     for clip in clips.itertuples():
@@ -81,7 +83,7 @@ def test_clips_are_cut_out_of_recordings(tmp_path: Path, header: str, capsys: py
 def test_rows_with_and_without_times(tmp_path: Path) -> None:
     root = tmp_path / "data"
     recordings(root)
-    rows = ["r0.wav,no,0,0.2", "r0.wav,yes,0.50,0.7", "r0.wav,yes,.5,0.7", "r0.wav,no,0.5,0.7", "r1.wav,yes,,"]
+    rows = ["r0.wav,no,0,0.2", "r0.wav,yes,0.50,0.7", "r0.wav,yes,.5,0.7", "r0.wav,no,0.5,0.7", "r1.wav,yes,,nan"]
     rows += ["r1.wav,no,0.9,", "r2.wav,yes,,0:00:00.3", "r2.wav,no,0.6,0.4", "r2.wav,no,half,1", "r3.wav,no,0.9,1.5"]
     rows += ["r3.wav,yes,3,4", "r3.wav,yes,-1,0.5", "r3.wav,no,0.1,1.05"]
     clips = prepare(root, tmp_path / "work", manifest=table(root, "path,label,start,end", rows), folds=2)
