@@ -103,7 +103,7 @@ class FFmpegFile:
         if not container:
             raise UnusableError("unreadable: Format not recognised")
         with _plain_errors():
-            self._file = av.open(path, format=container)
+            self._file = av.open(path, format=container, metadata_errors="ignore")
         self._blocks = self._decoded()
         first = next(self._blocks, None)
         if first is None:
@@ -130,7 +130,7 @@ class FFmpegFile:
             for frame in self._file.decode(audio[0]):
                 kind = frame.sample_rate, frame.layout.nb_channels
                 if found is None:
-                    found, self.rate = kind, frame.sample_rate
+                    found, self.rate, self._position = kind, frame.sample_rate, frame.pts or 0
                 if kind != found:
                     raise UnusableError("its sample rate or its channels change")
                 if waiting is not None:
@@ -154,7 +154,20 @@ class FFmpegFile:
         self._file.close()
 
     def seek(self, frame: int) -> int:
-        return 0  # what lies before is read: a container's times are rounded
+        """As `AudioFile.seek`, to a second before; only where the container counts frames: others round times."""
+        audio = self._file.streams.audio[0]
+        if audio.time_base != Fraction(1, self.rate) or frame < 2 * self.rate:
+            return 0
+        for at in (frame - self.rate, 0):  # a second is enough for a decoder to settle
+            self._blocks.close()
+            with _plain_errors():
+                self._file.seek(at, stream=audio)
+            self._blocks = self._decoded()
+            first = next(self._blocks, np.empty((0, self.channels), np.float32))
+            self._waiting = [first]
+            if len(first) and self._position <= at:
+                break
+        return self._position
 
     def read(self, frames: int, kind: str) -> NDArray[Any]:
         count = sum(map(len, self._waiting))

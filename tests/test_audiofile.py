@@ -38,7 +38,7 @@ KINDS = [
 ]
 
 
-def encode(path: Path, wave: NDArray[Any], codec: str, container: str, rate: int = RATE) -> Path:
+def encode(path: Path, wave: NDArray[Any], codec: str, container: str, rate: int = RATE, **tags: str) -> Path:
     """`wave`, (frames, channels), full scale 1."""
     path.parent.mkdir(parents=True, exist_ok=True)
     layout = {1: "mono", 2: "stereo"}[wave.shape[1]]
@@ -47,6 +47,7 @@ def encode(path: Path, wave: NDArray[Any], codec: str, container: str, rate: int
     with av.open(path, "w", format=container) as file:
         stream: Any = file.add_stream(codec, rate=rate, layout=layout)
         stream.bit_rate = 12_200 if codec == "libopencore_amrnb" else 64_000 * wave.shape[1]
+        file.metadata.update(tags)
         for part in (frame, None):
             file.mux(stream.encode(part))
     return path
@@ -91,15 +92,35 @@ def test_channels_are_averaged_and_blocks_leave_no_seams(tmp_path: Path, monkeyp
     assert np.abs(decode(path, 8000, tmp_path / "slower again") - slower.astype(int)).max() <= 1
 
 
-def test_a_part_through_ffmpeg(tmp_path: Path) -> None:
-    path = encode(tmp_path / "a.m4a", second(RATE), "aac", "ipod")
-    whole = decode(path, RATE, tmp_path)
-    times = [(0.25, 0.75), (0.5, 1.05), (0.5, 1.5)]
-    audios, _ = preprocessing.decode.decode_files([part(path, *t) for t in times], RATE, tmp_path / "parts.i16")
+@pytest.mark.parametrize(
+    ("name", "codec", "container", "rate"),
+    [
+        ("a.m4a", "aac", "ipod", RATE),
+        ("a.m4a", "alac", "ipod", RATE),
+        ("a.mp4", "libopus", "mp4", 48_000),
+        ("a.webm", "libopus", "webm", 48_000),  # its times are rounded: it is read from its beginning
+        ("a.aac", "aac", "adts", RATE),
+    ],
+)
+def test_a_part_through_ffmpeg(tmp_path: Path, name: str, codec: str, container: str, rate: int) -> None:
+    path = encode(tmp_path / name, np.concatenate([second(rate, n) for n in range(4)]), codec, container, rate)
+    whole = decode(path, rate, tmp_path)
+    times = [(0.25, 0.75), (1.5, 3.0), (2.75, 3.125), (3.5, 4.05), (3.5, 4.5)]
+    audios, _ = preprocessing.decode.decode_files([part(path, *t) for t in times], rate, tmp_path / "parts.i16")
     samples = np.fromfile(tmp_path / "parts.i16", "<i2")
-    assert np.array_equal(samples[:8000], whole[4000:12_000])
-    assert np.array_equal(samples[8000:], whole[8000:])
-    assert audios[2].reason == "lies beyond its recording's end: 0.5 to 1.5 s, and that is at 1.00 s"
+    for (start, end), audio in zip(times[:4], audios[:4], strict=True):
+        expected = whole[round(start * rate) : round(end * rate)]
+        assert np.array_equal(samples[audio.offset : audio.offset + audio.length], expected)
+    assert audios[4].reason.startswith("lies beyond its recording's end: 3.5 to 4.5 s, and that is at 4.")
+
+
+def test_tags_in_any_encoding(tmp_path: Path) -> None:
+    path = encode(tmp_path / "a.mka", second(RATE), "flac", "matroska", title="Vogel")
+    whole = decode(path, RATE, tmp_path)
+    content = path.read_bytes()
+    assert b"Vogel" in content
+    path.write_bytes(content.replace(b"Vogel", b"V\xf6gel"))  # Latin 1
+    assert np.array_equal(decode(path, RATE, tmp_path / "again"), whole)
 
 
 def test_a_data_set_of_such_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
