@@ -62,6 +62,8 @@ class AudioFile:
         import soundfile
 
         self._file: Any = soundfile.SoundFile(path)
+        self.at = 0  # the frame that is read next
+        self.slow: bool = self._file.format == "MP3"  # to seek in it anew (others are quick; a Vorbis must not go back)
         self.rate: int = self._file.samplerate  # Hz
         self.channels: int = self._file.channels
         self.frames: int = self._file.frames  # as its header says; of an MP3, an estimate
@@ -76,16 +78,16 @@ class AudioFile:
     def __exit__(self, *error: object) -> None:
         self._file.close()
 
-    def seek(self, frame: int) -> int:
-        """Go to `frame` from the beginning; returns where the file then is, before it where it cannot be sought."""
-        try:
-            return self._file.seek(min(frame, self.frames))
-        except RuntimeError:  # soundfile's: some codecs cannot
-            return 0
+    def seek(self, frame: int) -> None:
+        """Go to `frame` from the beginning, or towards it: some codecs cannot."""
+        with contextlib.suppress(RuntimeError):  # soundfile's
+            self.at = self._file.seek(min(frame, self.frames))
 
     def read(self, frames: int, kind: str) -> NDArray[Any]:
         """The next `frames`, (frames, channels), int16 or float32 of full scale 1; fewer are the last ones."""
-        return self._file.read(frames, kind, always_2d=True)
+        block = self._file.read(frames, kind, always_2d=True)
+        self.at += len(block)
+        return block
 
     def truncated(self, frames: int) -> bool:
         """Whether `frames`, all that could be read, are fewer than the header promises."""
@@ -96,12 +98,14 @@ class FFmpegFile:
     """A file that FFmpeg reads, through PyAV, with the same attributes; what encoders add in front, it leaves out."""
 
     int16 = False
+    slow = True
 
     def __init__(self, path: str, container: str) -> None:
         import av
 
         if not container:
             raise UnusableError("unreadable: Format not recognised")
+        self.at = 0
         with _plain_errors():
             self._file = av.open(path, format=container, metadata_errors="ignore")
         self._blocks = self._decoded()
@@ -153,21 +157,20 @@ class FFmpegFile:
         self._blocks.close()
         self._file.close()
 
-    def seek(self, frame: int) -> int:
+    def seek(self, frame: int) -> None:
         """As `AudioFile.seek`, to a second before; only where the container counts frames: others round times."""
         audio = self._file.streams.audio[0]
-        if audio.time_base != Fraction(1, self.rate) or frame < 2 * self.rate:
-            return 0
-        for at in (frame - self.rate, 0):  # a second is enough for a decoder to settle
+        if audio.time_base != Fraction(1, self.rate) or self.at <= frame < self.at + 2 * self.rate:
+            return
+        for at in (max(frame - self.rate, 0), 0):  # a second is enough for a decoder to settle
             self._blocks.close()
             with _plain_errors():
                 self._file.seek(at, stream=audio)
             self._blocks = self._decoded()
-            first = next(self._blocks, np.empty((0, self.channels), np.float32))
-            self._waiting = [first]
-            if len(first) and self._position <= at:
+            self._waiting = [next(self._blocks, np.empty((0, self.channels), np.float32))]
+            self.at = self._position
+            if len(self._waiting[0]) and self.at <= at:
                 break
-        return self._position
 
     def read(self, frames: int, kind: str) -> NDArray[Any]:
         count = sum(map(len, self._waiting))
@@ -176,6 +179,7 @@ class FFmpegFile:
             count += len(block)
         samples = np.concatenate(self._waiting)
         self._waiting = [samples[frames:]]
+        self.at += min(frames, len(samples))
         return samples[:frames]
 
     def truncated(self, frames: int) -> bool:
@@ -230,6 +234,42 @@ class FloatLevels:
         if scale > 1 and self.peak <= 1 and not self._small:
             raise UnusableError(f"float samples within \N{PLUS-MINUS SIGN}1 (peak {self.peak:.3g}) beside files whose "
                                 f"full scale is {scale:,.0f}: save all alike")  # fmt: skip
+
+
+class LastFile:
+    """The file that was read last, open for its next part: to open a long one, and to seek in it, takes time."""
+
+    def __init__(self) -> None:
+        self._path = ""
+        self._file: AudioFile | FFmpegFile | None = None
+
+    def close(self) -> None:
+        if self._file:
+            self._file.__exit__()
+        self._file = None
+
+    @contextlib.contextmanager
+    def whole(self, path: str) -> Iterator[AudioFile | FFmpegFile]:
+        """The file at `path`, from its beginning."""
+        self.close()
+        with open_audio(path) as file:
+            yield file
+
+    @contextlib.contextmanager
+    def part(self, path: str, start: float) -> Iterator[AudioFile | FFmpegFile]:
+        """The file at `path`, at `start` (seconds) or before."""
+        try:
+            near = self._file is not None and self._file.slow and path == self._path
+            if self._file and near:
+                self._file.seek(round(start * self._file.rate))
+            if not self._file or not near or self._file.at > round(start * self._file.rate):
+                self.close()
+                self._file, self._path = open_audio(path), path
+                self._file.seek(round(start * self._file.rate))
+            yield self._file
+        except BaseException:
+            self.close()
+            raise
 
 
 def open_audio(path: str) -> AudioFile | FFmpegFile:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from preprocessing.audiofile import UNKNOWN, AudioFile, FFmpegFile, FloatLevels, UnusableError, open_audio
+from preprocessing.audiofile import UNKNOWN, AudioFile, FFmpegFile, FloatLevels, LastFile, UnusableError, open_audio
 from preprocessing.store import writing
 from preprocessing.workers import STALL_SECONDS, isolated
 from system.console import progress
@@ -245,12 +245,12 @@ def _read_chunk(
     from preprocessing.duplicates import spectral_bands
 
     samples, audios = _Samples(scratch), []
-    with watchdog(patience) as progressed:
+    with watchdog(patience) as progressed, contextlib.closing(LastFile()) as last:
         for source in sources:
             start = len(samples)
             progressed()
             try:
-                rate, channels, truncated = _read(source, sample_rate, samples, progressed)
+                rate, channels, truncated = _read(source, last, sample_rate, samples, progressed)
             except UNREADABLE as error:
                 samples.forget(start)
                 audios.append(Audio(reason=_reason(error)))
@@ -287,7 +287,9 @@ def digest_of(samples: NDArray[np.int16]) -> str:
     return hashlib.sha1(samples.astype("<i2", copy=False).data, usedforsecurity=False).hexdigest()[:16]
 
 
-def _read(source: Source, sample_rate: int, into: _Samples, progressed: Callable[[], None]) -> tuple[int, int, int]:
+def _read(
+    source: Source, last: LastFile, sample_rate: int, into: _Samples, progressed: Callable[[], None]
+) -> tuple[int, int, int]:
     """Append a file's audio, or a part's, to `into`, resampled to `sample_rate` (Hz), its channels averaged.
 
     `progressed` is called after each block. Returns the file's own sample rate, its channels, and 1 where its header
@@ -296,7 +298,7 @@ def _read(source: Source, sample_rate: int, into: _Samples, progressed: Callable
     """
     import soxr
 
-    with open_audio(source.path) as file:
+    with last.whole(source.path) if not source.end else last.part(source.path, source.start) as file:
         rate, channels, begin, frames = file.rate, file.channels, len(into), 0
         exact = channels == 1 and rate == sample_rate and file.int16
         resampler = None if rate == sample_rate else soxr.ResampleStream(rate, sample_rate, 1, "float32", "HQ")
@@ -339,11 +341,9 @@ def _skip(
 ) -> tuple[int, int]:
     """Go to where `source` starts; returns that, or the file's end where it comes before, and the frames to read."""
     start, end = round(source.start * file.rate), round(source.end * file.rate)
-    at = file.seek(start) if start else 0
-    while at < start and (skipped := len(file.read(min(at_once, start - at), "float32"))):
-        at += skipped
+    while file.at < start and len(file.read(min(at_once, start - file.at), "float32")):
         progressed()
-    return at, max(end - start, 0) if source.end else sys.maxsize
+    return file.at, max(end - start, 0) if source.end else sys.maxsize
 
 
 def _insist_inside(source: Source, last: int, rate: int) -> None:
