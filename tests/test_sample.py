@@ -15,6 +15,8 @@ import soundfile
 import inference
 import preprocess
 import train
+from prediction.forms import read_form
+from prediction.submission import write_submission
 from preprocessing.ids import find_rows, id_faults, match_ids
 from preprocessing.sample import Reading, form_of, read_sample
 from preprocessing.store import load_clips, load_store
@@ -438,6 +440,14 @@ def test_a_submission_has_the_samples_form(
             assert row[1] == (separator.join(ranked[: len(cell.split(separator))]) if separator else ranked[0])
     assert check(trained, output, *given) == 0
     assert check(trained, sample, *given) == 0
+
+
+def test_row_numbers_are_written_as_the_sample_has_them(tmp_path: Path) -> None:
+    (tmp_path / "s.csv").write_text(",id,rain,meow,bark\n1,b.wav,0,0,0\n2,a.wav,0,0,0\n")
+    form = read_form(tmp_path / "s.csv", Names(["x/a.wav", "x/b.wav"]), CLASSES)
+    shares = np.array([[0.5, 0.25, 0.25], [0.0, 0.25, 0.75]], np.float32)
+    write_submission(tmp_path / "o.csv", form, CLASSES, lambda rows: shares[rows])
+    assert (tmp_path / "o.csv").read_text() == ",id,rain,meow,bark\n1,b.wav,0.75,0.25,0.0\n2,a.wav,0.25,0.25,0.5\n"
 
 
 def test_which_class_a_probability_is_of_is_asked(
