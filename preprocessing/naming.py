@@ -187,10 +187,19 @@ class Column:
 def propose(names: Sequence[str], labels: Sequence[str]) -> Reading | None:
     """What the names of clips (relative paths) tell of groups, and of labels where `labels` are all empty.
 
-    None where no reading stands out.
+    None where no reading stands out, or where it tells recordings from each other whose parts the clips are.
     """
     pairs = sorted((recording_of(name), label) for name, label in zip(names, labels, strict=True))
-    names, labels = [name for name, _ in pairs], [label for _, label in pairs]
+    told = _read([name for name, _ in pairs], [label for _, label in pairs])
+    recordings = {name for name, _ in pairs}
+    if told and len(recordings) < len(pairs) and "group_pattern" in told.options:
+        groups = {found["group"] for name in recordings if (found := re.search(told.options["group_pattern"], name))}
+        return told if len(groups) < len(recordings) else None
+    return told
+
+
+def _read(names: Sequence[str], labels: Sequence[str]) -> Reading | None:
+    """`propose` of names that are sorted."""
     if len(names) < 4:
         return None
     labelled = any(labels)

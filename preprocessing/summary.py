@@ -67,14 +67,15 @@ def summary_lines(
         f"{rate:,} Hz, window {store['clip_samples'] / rate:g} s, {clock(clips['length'].sum() / rate)} of audio",
     ]
     own = train[~are_pieces(clips)[clips["split"] == "train"]]  # the others are grouped by their recordings
-    grouped = bool((own["group"] != "").any())
+    names = zip(own["fname"], own["group"], strict=True)
+    grouped = any(group and not name.startswith(f"{group}#t=") for name, group in names)  # else by recordings alone
     if config.group == "auto" and not grouped:
         told = propose(own["fname"].tolist(), own["label"].tolist())
         danger = "if one speaker's clips lie in several folds, scores will be too good"
         if told:
             notes.append(f"no groups found, but the names tell {told.says}: {danger}; if these are speakers, "
                          f"recordings or the like: {command_line(config, **told.options)}")  # fmt: skip
-        else:
+        elif (own["group"] == "").any():
             notes.append(
                 f"no groups found (names like <speaker>_nohash_<n>, a manifest's column, --group-pattern): {danger}"
             )

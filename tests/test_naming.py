@@ -22,7 +22,7 @@ from preprocessing.store import load_clips
 from preprocessing.words import group_by_words
 from system.errors import UserError
 from tests.conftest import one_error_line
-from tests.preparing import touch, write
+from tests.preparing import noise, touch, write
 
 WORDS = ("zero", "one", "two", "three", "four", "five")
 NAMES = ("jackson", "theo", "nicolas", "anna")
@@ -293,6 +293,22 @@ def test_names_in_a_manifest_are_read_too(tmp_path: Path, capsys: pytest.Capture
     (warning,) = (line for line in capsys.readouterr().out.splitlines() if "no groups found" in line)
     assert main(typed(warning)) == 0
     assert sorted(set(load_clips(tmp_path / "work")["group"])) == sorted(NAMES)
+
+
+def test_parts_of_recordings_are_read_by_the_names_of_these(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for form, wanted in (("{s}-{n}.wav", ["anna", "jackson", "nicolas", "theo"]), ("{s}{s}.wav", None)):
+        root = tmp_path / form.strip("{}.wav")
+        names = sorted({form.format(s=s, n=n) for s in NAMES for n in range(2)})
+        for row, name in enumerate(names):
+            write(root / name, noise(row, 4800))
+        rows = [f"{name},{word},{at},{at + 0.1}" for name in names for word, at in (("yes", 0), ("no", 0.15))]
+        (root / "all.csv").write_text("\n".join(["path,label,start,end", *rows]))
+        assert main(["--manifest", str(root / "all.csv"), "-w", str(root / "work")]) == 0
+        warnings = [line for line in capsys.readouterr().out.splitlines() if "no groups found" in line]
+        assert bool(warnings) == bool(wanted)  # else each recording is a group, and its name tells no more
+        if wanted:
+            assert main(typed(warnings[0])) == 0
+            assert sorted(set(load_clips(root / "work")["group"])) == wanted
 
 
 def test_no_proposal_where_groups_are_known_or_unwanted(tmp_path: Path) -> None:
