@@ -77,7 +77,8 @@ def test_a_class_that_is_never_predicted_is_told_with_the_way_out(
     assert end.endswith("; never predicted: 1 class (low)")
     (way_out,) = [line for line in said.splitlines() if "--class-weights" in line and "--balance" in line]
     config = parse_train(shlex.split(way_out[way_out.index("python train.py") :])[2:])
-    assert (config.optim.class_weights, config.tag, config.work) == (1.0, "weighted", work)
+    assert (config.optim.class_weights, config.augment.preset) == (1.0, "more")
+    assert (config.tag, config.work) == ("weighted", work)
     assert train.main([*NETWORK, "-w", str(work), "--balance", "1", "--tag", "balanced"]) == 0
     told = capsys.readouterr().out
     assert "never predicted: 1 class (low)" in told

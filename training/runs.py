@@ -190,7 +190,9 @@ def advise_weights(config: TrainConfig, run: RunConfig) -> None:
     """Print which command has rare classes count more, where they do not yet."""
     if not (run.optim.balance or run.optim.class_weights):
         optim = dataclasses.replace(config.optim, class_weights=1.0)
-        again = command_line(config, optim=optim, tag=f"{config.tag}weighted", folds=None, restart=False)
+        augment = dataclasses.replace(config.augment, preset="more")  # few clips are soon known by heart
+        changed = {"optim": optim, "augment": augment, "tag": f"{config.tag}weighted"}
+        again = command_line(config, **changed, folds=None, restart=False)
         print(f"rare classes count more with --class-weights (--balance draws them more often): {again}")
 
 
