@@ -347,11 +347,11 @@ class OptimOptions(Options):
         check=(lambda share: 0 < share <= 1, "use a share above 0, up to 1 (1: every clip)"))
     balance: float = option(
         0.0, "--balance", metavar="POWER", absent=0.0,
-        help="draw a class of n clips by n^(1 - POWER); 1, all alike, where rare classes have a few dozen clips or more",
+        help="draw a class of n clips by n^(1 - POWER); 1, all alike, where rare classes have dozens of clips",
         check=(lambda power: 0 <= power <= 1, "use a power from 0 (as they are) to 1 (all alike)"))
     class_weights: float = option(
         0.0, "--class-weights", metavar="POWER", absent=0.0,
-        help="weigh clips of a class of n by n^-POWER in the loss; 1, classes alike, where rare ones have fewer",
+        help="weigh clips of a class of n by n^-POWER in the loss; 1, classes alike, where rare ones have but ten",
         check=(lambda power: 0 <= power <= 1, "use a power from 0 (clips alike) to 1 (classes alike)"))
     precision: str = option(  # "auto" stays in the record: what it is depends on the device, which may be another later
         "auto", "--precision", choices=("auto", "32", "bf16", "16"), help="auto: half on a GPU but Apple's, else 32")
