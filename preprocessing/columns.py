@@ -16,12 +16,13 @@ SAMPLE = 30  # rows, spread over the table, whose cells are looked at
 # Columns as people call them, the likeliest first; see `plain`.
 COLUMN_NAMES = {
     "path": "path file filename fname filepath wav wavpath audio audiopath clip slicefilename audiofilepath audiofile "
-    "audiofilename fn wavfile wavfilename wavfilepath soundfile relativepath fullpath recording itemid clipid "
-    "utteranceid id beginpath beginfile sourcefile",
+    "audiofilename fn wavfile wavfilename wavfilepath soundfile relativepath fullpath recording clipname audioname "
+    "wavname recordingname samplename itemid clipid utteranceid fileid trackid sampleid recordingid id beginpath "
+    "beginfile sourcefile",
     "label": "label ebirdcode primarylabel class classname category word keyword command target labels tag tags "
-    "emotion species scene scenelabel eventlabel classid labelid annotation sentence text transcript "
+    "emotion species speciesid scene scenelabel eventlabel classid labelid annotation sentence text transcript "
     "transcription",
-    "group": "group speaker speakerid clientid user userid subject srcfile fsid recording recordingid",
+    "group": "group speaker speakerid clientid user userid subject spkid srcfile fsid recording recordingid",
     "fold": "fold folds",
     "split": "split subset partition set",
     "start": "start starttime startseconds startsec starts begintime begin onset onsets tstart t0 tmin xmin timestart "
@@ -38,7 +39,7 @@ LOOKS_LIKE = {
     "weights": "weight weights sampleweight confidence",
     "labels": "secondarylabels secondarylabel otherlabels labels2",
     "groups": "author recordist uploader participant participantid patient patientid actor subjectid speakername "
-    "session sessionid device location",
+    "session sessionid device location identifier",
     "splits": "usage datasplit splitname cvfold kfold foldid",
 }
 
@@ -122,7 +123,7 @@ def choose_columns(
         if (right := best(others)) is not None:
             raise ColumnsError(
                 f"{manifest}: its column {header[at['path']]!r} names no file, but {header[right]!r} does: say "
-                f"--columns {_argument('path', header[right])}"
+                f"--columns {_argument('path', header, right)}"
             )
     at = {role: at[role] for role in COLUMN_NAMES if role in at}  # in their order
     columns = ", ".join(f"{role}={header[column]}" for role, column in at.items())
@@ -227,7 +228,7 @@ def _insist(
         if guess is None:
             break
         guesses[role] = guess
-    likely = " ".join(_argument(role, header[column]) for role, column in guesses.items())
+    likely = " ".join(_argument(role, header, column) for role, column in guesses.items())
     names_files = "path" in at or "path" in guesses
     raise (ColumnsError if names_files else UserError)(
         f"{manifest}: which column is the {' and which the '.join(missing)}? It has {', '.join(header)}; say --columns "
@@ -235,17 +236,26 @@ def _insist(
     )
 
 
-def _argument(role: str, name: str) -> str:
+def _argument(role: str, header: Sequence[str], column: int) -> str:
+    """What names a column: its name or, where it has none of its own, its number."""
+    name = header[column] if header[column] and header.count(header[column]) == 1 else str(column + 1)
     return shlex.quote(f"{role}={name}")
 
 
 def _likely_label(rows: Sequence[Row], columns: Sequence[int]) -> int | None:
-    """The column whose cells recur as labels do: several values, not all different, words rather than numbers."""
+    """The column whose cells recur as labels do: several values, not all different, words rather than numbers.
+
+    None of several columns of 0 and 1, which may be a class each.
+    """
     found = {}
+    flags = [
+        column for column in columns if {row[column].strip() for _, row in rows if column < len(row)} == {"0", "1"}
+    ]
+    flags = flags if len(flags) > 1 else []
     for column in columns:
         cells = [row[column].strip() for _, row in rows if column < len(row)]
         values = set(cells) - {""}
-        if len(values) > 1:
+        if len(values) > 1 and column not in flags:
             numbers = all(re.fullmatch(r"[-+0-9.,:]+", value) for value in values)
             found[column] = len(values) == len(cells), numbers, len(values)
     return min(found, key=lambda column: found[column], default=None)
@@ -260,8 +270,10 @@ def _unused(header: list[str], at: Mapping[str, int]) -> list[str]:
     groups = [name for name in free if kind_of[plain(name)] == "groups"] if "group" not in at else []
     hint = ""
     if groups:
-        hint = f"; --columns {_argument('group', groups[0])} keeps the clips of one {groups[0]} in one fold"
+        group = _argument("group", header, header.index(groups[0]))
+        hint = f"; --columns {group} keeps the clips of one {groups[0]} in one fold"
     times = [name for name in free if plain(name) in COLUMN_NAMES["start"].split() and plain(name) != "offset"]
     if times and "start" not in at:
-        hint += f"; --columns {_argument('start', times[0])} end=NAME (seconds) cuts clips out of recordings"
+        start = _argument("start", header, header.index(times[0]))
+        hint += f"; --columns {start} end=NAME (seconds) cuts clips out of recordings"
     return [f"columns of the manifest that are not used: {', '.join(free)}{hint}"]

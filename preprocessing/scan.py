@@ -75,15 +75,15 @@ def scan(config: PreprocessConfig) -> DataSet:
     if wants_silence(config):
         classes |= {SILENCE} if classes else set()
     if not classes:
-        faults = [f"{file.fname}: {file.reason}" for file in files if file.reason][:3]
-        why = f" ({' | '.join(faults)})" if faults else ""
+        why = _first_faults(files)
         if config.manifest:
             raise UserError("; ".join([f"{where}: names no clip to train on{why}", *notes]))
         ways_out = propose(root, config, _count_classes) or f"; {LAYOUTS}"
         raise UserError(f"{where}: no clips found in class folders{why}{ways_out}")
     if len(classes) == 1:
         after = " after --map" if config.map else ""
-        ways_out = f"; {'; '.join(notes)}" if config.manifest else propose(root, config, _count_classes)
+        told = "; ".join(["", *notes]) + _first_faults(files)
+        ways_out = told if config.manifest else propose(root, config, _count_classes)
         ways_out = ways_out or f"; {LAYOUTS}"
         raise UserError(f"{where}: the only class{after} is {classes.pop()!r}, and at least 2 are needed{ways_out}")
     notes += check_names(files, config.map)
@@ -173,6 +173,11 @@ def _read_classes(
             notes.append(f"no class, as there is no clip inside: {some(empty, 'folder')}")
     missing = "no label: --label-pattern does not match its name" if config.label_pattern else "lies in no class folder"
     return [file if file.label else file._replace(reason=missing) for file in files], notes
+
+
+def _first_faults(files: Sequence[File]) -> str:
+    faults = [f"{file.fname}: {file.reason}" for file in files if file.reason][:3]
+    return f" ({' | '.join(faults)})" if faults else ""
 
 
 def _count_classes(root: Path, config: PreprocessConfig) -> int:

@@ -192,7 +192,12 @@ def _read_parquet(path: Path) -> list[tuple[int, dict[str, Any]]]:
         raise UserError(f"{path}: this is Parquet, not a CSV: pip install pyarrow, or save it as CSV") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: this is Parquet that cannot be read ({error}); save it as CSV") from None
-    return list(enumerate(table.to_dict("records"), 1))
+    records = table.to_dict("records")
+    for key, value in (records[0] if records else {}).items():
+        if isinstance(value.get("bytes") if isinstance(value, dict) else value, bytes):
+            raise UserError(f"{path}: this Parquet holds the sound itself, in its column {key!r}: write the clips to "
+                            "files, and name those in a table")  # fmt: skip
+    return list(enumerate(records, 1))
 
 
 def _from_objects(objects: list[tuple[int, dict[str, Any]]], shape: Format) -> Table:
@@ -207,7 +212,7 @@ def _leaves(item: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]
     for key, value in item.items():
         if isinstance(value, dict):
             yield from _leaves(value, f"{prefix}{key}.")
-        elif not isinstance(value, bytes):  # the audio itself
+        else:
             yield f"{prefix}{key}", _text(value)
 
 

@@ -294,6 +294,16 @@ def test_the_column_for_the_path_is_the_one_that_names_files(tmp_path: Path) -> 
         taken(root, rows_of("path,n,kind a.wav,1,x b.wav,2,y", root))
 
 
+def test_columns_that_have_no_name_of_their_own_or_hold_flags(tmp_path: Path) -> None:
+    root = touch(tmp_path, "a.wav b.wav c.wav")
+    (root / "m.csv").write_text("clips of mine,,\na.wav,x,1\nb.wav,y,1\nc.wav,x,1\n")
+    with pytest.raises(UserError, match=r"likely --columns 'path=clips of mine' label=2$"):
+        taken(root, root / "m.csv")
+    assert len(taken(root, root / "m.csv", columns=(("path", "1"), ("label", "2")))[0]) == 3
+    with pytest.raises(UserError, match=r"say --columns label=NAME$"):
+        taken(root, rows_of("path,dog,cat a.wav,1,0 b.wav,0,1 c.wav,0,1", root))
+
+
 def test_columns_that_look_as_if_they_should_count(tmp_path: Path) -> None:
     root = touch(tmp_path, "a.wav b.wav")
     notes = taken(root, rows_of("path,label,weight,secondary_labels,author,x a.wav,x,1,,n,1 b.wav,y,1,,m,1", root))[1]
