@@ -3,8 +3,8 @@
     python -m benchmarks.uneven tones       # 190 tones of 600 Hz and 10 of 690 Hz, pitch off by 6 %: who finds the ten
     python -m benchmarks.uneven words       # gsc12, cut so that a word has 40 to 400 clips
 
-Networks are trained by train.py in --work, which keeps what is done; test_resnet at 32 x 32, as many epochs as it
-chooses. Tables are of the out-of-fold answers. Intervals are 95 %, of a bootstrap over speakers (or clips).
+Networks are trained by train.py in --work, which keeps what is done; at 32 x 32, as many epochs as it chooses. Tables
+are of the out-of-fold answers. Intervals are 95 %, of a bootstrap over speakers (or clips).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ WAYS = {
     "balance 1": ("--balance", "1"),
     "class weights 0.5": ("--class-weights", "0.5"),
     "class weights 1": ("--class-weights", "1"),
+    "class weights 1, more": ("--class-weights", "1", "--augment", "more"),
 }
 TONES = {"frequent": (600, 190), "rare": (690, 10)}  # Hz and clips
 JITTER = 0.06  # standard deviation of a clip's frequency, as a share of it
@@ -40,6 +41,7 @@ def main() -> None:
     parser.add_argument("what", choices=("tones", "words"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of data and training")
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
+    parser.add_argument("-m", "--model", default="test_resnet")
     parser.add_argument("-w", "--work", type=Path, default=Path("work-uneven"))
     options = parser.parse_args()
     prepare = prepare_tones if options.what == "tones" else prepare_words
@@ -47,8 +49,8 @@ def main() -> None:
     for seed, folder in zip(options.seeds, folders, strict=True):
         prepared(folder, seed, prepare)
         for way in options.ways:
-            train_all(folder, way, seed)
-    print(table(folders, options.ways))
+            train_all(folder, options.model, way, seed)
+    print(table(folders, options.model, options.ways))
 
 
 def prepared(folder: Path, seed: int, prepare: Callable[[Path, int], PreprocessConfig]) -> None:
@@ -89,25 +91,25 @@ def prepare_words(folder: Path, seed: int) -> PreprocessConfig:
 
 
 def tag_of(way: str) -> str:
-    return way.replace(" ", "_")
+    return way.replace(" ", "_").replace(",", "")
 
 
-def train_all(folder: Path, way: str, seed: int) -> None:
+def train_all(folder: Path, model: str, way: str, seed: int) -> None:
     """Train all folds, but for those that are."""
     import train
 
-    words = ["-w", str(folder), "-t", "32", "-m", "test_resnet", "-g", "cpu", "--seed", str(seed), "--tag", tag_of(way)]
+    words = ["-w", str(folder), "-t", "32", "-m", model, "-g", "cpu", "--seed", str(seed), "--tag", tag_of(way)]
     with contextlib.redirect_stdout(io.StringIO()):
         if train.main([*words, *WAYS[way]]):
             raise SystemExit(f"{folder}: training failed")
 
 
-def answers(folder: Path, way: str) -> NDArray[np.int64]:
+def answers(folder: Path, model: str, way: str) -> NDArray[np.int64]:
     """(groups, C, C) numbers of out-of-fold answers, by true class and predicted one."""
     from reporting.gather import find_runs, held_out_clips
 
     clips = held_out_clips(folder)
-    (run,) = find_runs(clips, [f"test_resnet-32x32-{tag_of(way)}"])
+    (run,) = find_runs(clips, [f"{model}-32x32-{tag_of(way)}"])
     classes, predicted = len(clips.classes), run.mean.argmax(1)
     counts = [confusion(clips.truth[own], predicted[own], classes) for own in groups_of(clips.group)]
     return np.stack(counts)
@@ -126,11 +128,11 @@ def scores(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.array([both.sum() / true.sum(), recall.mean(), macro_f1_of_counts(true, predicted, both), rarest])
 
 
-def table(folders: list[Path], ways: list[str]) -> str:
+def table(folders: list[Path], model: str, ways: list[str]) -> str:
     """The mean over seeds of each way's scores, and by how much they differ from those of the first."""
     heads = ("accuracy", "balanced accuracy", "macro F1", "recall of the rarest")
-    lines = [f"{'':20}" + "".join(f"{head:>38}" for head in heads)]
-    counts = {way: [answers(folder, way) for folder in folders] for way in ways}
+    lines = [f"{'':24}" + "".join(f"{head:>38}" for head in heads)]
+    counts = {way: [answers(folder, model, way) for folder in folders] for way in ways}
     for way in ways:
         draw = np.random.default_rng(0)
         value = np.mean([scores(own.sum(0)) for own in counts[way]], axis=0)
@@ -148,7 +150,7 @@ def table(folders: list[Path], ways: list[str]) -> str:
             f"{value[at]:.3f}" + (f"; {gain[at]:+.1f} ({low[at]:+.1f} to {high[at]:+.1f})" if way != ways[0] else "")
             for at in range(len(heads))
         ]
-        lines.append(f"{way:20}" + "".join(f"{cell:>38}" for cell in cells))
+        lines.append(f"{way:24}" + "".join(f"{cell:>38}" for cell in cells))
     return "\n".join(lines)
 
 
