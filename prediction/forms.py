@@ -14,7 +14,7 @@ import numpy as np
 from arg import InferenceConfig
 from preprocessing.files import ClipFolder, is_test_root, prefix_of
 from preprocessing.ids import Ints, hashes, match_ids
-from preprocessing.sample import Form, Reading, form_of, read_sample
+from preprocessing.sample import Form, form_of, read_sample
 from preprocessing.store import load_store, read_clips
 from system.errors import UserError
 from system.paths import STORE
@@ -45,12 +45,14 @@ def read_form(
     UserError where the sample does not fit the clips and classes, or where two clips have one name.
     """
     if path is not None:
-        reading = sample_reading(path, classes, positive)
+        reading = form_of(read_sample(path), classes, positive)
         if not reading.usable:
             raise UserError(f"{path}: {reading.misfit}")
         form = reading.form
         rows = match_ids(form.ids, fnames, path, form.header[form.id_at], trained)
         return ClipForm(**vars(form), rows=rows, sample=path, remark=reading.misfit)
+    if positive is not None:
+        raise UserError(f"--positive {positive}: there is no sample submission to go by; give --sample-submission")
     ids: Sequence[str] = fnames
     order: Sequence[int] = range(len(fnames))
     if any(one > other for one, other in pairwise(fnames)):
@@ -60,11 +62,6 @@ def read_form(
         if one == other:
             raise UserError(f"{one}: several clips have this name; rename them")
     return ClipForm(("fname", "label"), ids, rows=np.array(order, np.int64))
-
-
-def sample_reading(path: Path, classes: tuple[str, ...], positive: str | None = None) -> Reading:
-    """What the sample submission at `path` asks for. UserError where it is none at all."""
-    return form_of(read_sample(path), classes, positive)
 
 
 def sample_for_folder(config: InferenceConfig, files: ClipFolder) -> tuple[Path | None, set[str]]:
@@ -83,7 +80,7 @@ def sample_for_folder(config: InferenceConfig, files: ClipFolder) -> tuple[Path 
     sample = Path(store["sample_submission"])
     way = f"--sample-submission {shlex.quote(str(sample))}"
     try:
-        ids = read_sample(sample).ids
+        ids = read_sample(sample).form.ids
         match_ids(ids, files.names, sample, unlikely=trained)
     except UserError:
         print(f"the data set's sample submission is not for {folder} and not used; {way} says why")

@@ -54,7 +54,7 @@ def write_submission(
         found, probabilities = (
             check_submission(path, shape, classes) for path, shape in zip(paths, (form, all_form), strict=True)
         )
-        if problems := [*found.problems, *probabilities.problems]:
+        if problems := [*found.problems.values(), *probabilities.problems.values()]:
             raise UserError(f"{output}: not written, since it would be rejected: {'; '.join(problems)}")
     return dataclasses.replace(probabilities, remarks=found.remarks)
 

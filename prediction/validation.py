@@ -8,12 +8,12 @@ submission has itself: it is no problem.
 from __future__ import annotations
 
 import csv
-import dataclasses
+import filecmp
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain, compress, islice, zip_longest
+from itertools import chain, compress, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -22,19 +22,13 @@ from numpy.typing import NDArray
 
 from arg import InferenceConfig
 from prediction.distribution import NEAR_TIE, tell_labels
-from prediction.forms import (
-    BLOCK_ROWS,
-    probabilities_path,
-    probability_form,
-    read_form,
-    sample_for_folder,
-    sample_reading,
-)
+from prediction.forms import BLOCK_ROWS, probabilities_path, probability_form, read_form, sample_for_folder
 from preprocessing.files import ClipFolder
 from preprocessing.ids import hashes
-from preprocessing.sample import UNKNOWN, Form, words_of
+from preprocessing.sample import Form, form_of, read_sample, words_of
 from preprocessing.store import load_rejected, load_store, read_clips
 from preprocessing.tables import Format, table_format
+from system.console import counted
 from system.errors import UserError
 from system.paths import LAST, STORE
 from util import Names
@@ -54,11 +48,10 @@ DELIMITER_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 class Check:
     """What is in a submission, and what is wrong with it."""
 
-    problems: tuple[str, ...]  # for each of which it would be rejected, with their number and the first culprits
+    problems: dict[str, str]  # for each kind what it is rejected for, with their number and the first culprits
     remarks: tuple[str, ...]  # on what only some platforms reject
     predicted: NDArray[np.int32]  # the class of each of the form's ids; -1 where it has none
     near_ties: int | None  # rows whose two largest probabilities are less than NEAR_TIE apart; None: no probabilities
-    kinds: tuple[str, ...] = ()  # of the problems
 
 
 class Problems:
@@ -76,9 +69,9 @@ class Problems:
 
     def lines(self) -> dict[str, str]:
         """What to say of each kind."""
-        shown = {kind: ", ".join(first) + (", ..." if self.count[kind] > len(first) else "")
-                 for kind, first in self.first.items()}  # fmt: skip
-        return {kind: f"{kind}: {count:,} ({shown[kind]})" for kind, count in self.count.items()}
+        more = {kind: ", ..." if count > CULPRITS_SHOWN else "" for kind, count in self.count.items()}
+        return {kind: f"{kind}: {self.count[kind]:,} ({', '.join(first)}{more[kind]})"
+                for kind, first in self.first.items()}  # fmt: skip
 
 
 def check_submission(path: Path, form: Form, classes: tuple[str, ...]) -> Check:
@@ -97,7 +90,7 @@ def check_submission(path: Path, form: Form, classes: tuple[str, ...]) -> Check:
     seen, last = np.zeros(len(index), np.bool_), -1  # the ids so far, and the place of the last one
     with path.open("rb") as start:
         mark = start.read(3) == b"\xef\xbb\xbf"
-    shape, other_delimiter = shape_of(path, form)
+    shape = shape_of(path, form)
     with path.open(encoding=shape.encoding, newline="") as file:
         rows = readable(file, shape, problems, at)
         _, header = next(rows, (1, []))
@@ -132,21 +125,20 @@ def check_submission(path: Path, form: Form, classes: tuple[str, ...]) -> Check:
             near_ties += near
             predicted[place[whole & known]] = label[known[whole]]
     problems.add("missing ids", (shown(form.ids[row]) for row in np.flatnonzero(~seen).tolist()))
-    wrong = other_delimiter
+    wrong = {}
+    if shape.delimiter != form.format.delimiter:
+        there, asked = (DELIMITER_NAMES.get(own, repr(own)) for own in (shape.delimiter, form.format.delimiter))
+        wrong["delimiter"] = f"its cells are separated by {there}, not {asked}"
     if tuple(header) != form.header:
-        found, asked = (form.format.delimiter.join(map(shown, cells)) for cells in (header, form.header))
-        wrong["header"] = f"its header is {found or 'missing'}, not {asked}"
-    wrong |= problems.lines()
+        titles, asked = (form.format.delimiter.join(map(shown, cells)) for cells in (header, form.header))
+        wrong["header"] = f"its header is {titles or 'missing'}, not {asked}"
     remarks = ["it begins with a byte order mark, which some platforms take for a part of the header"] if mark else []
     ties = near_ties if form.numbers else None
-    return Check(tuple(wrong.values()), tuple(remarks), predicted, ties, tuple(wrong))
+    return Check(wrong | problems.lines(), tuple(remarks), predicted, ties)
 
 
-def shape_of(path: Path, form: Form) -> tuple[Format, dict[str, str]]:
-    """How to read a submission, and what to say where its delimiter is not the form's.
-
-    In UTF-8, or in the sample's own encoding where it has that.
-    """
+def shape_of(path: Path, form: Form) -> Format:
+    """How to read a submission: as UTF-8, or in the sample's own encoding where it has that; with its own delimiter."""
     own = form.format
     try:
         found = table_format(path)
@@ -154,14 +146,10 @@ def shape_of(path: Path, form: Form) -> tuple[Format, dict[str, str]]:
         found = Format("csv")
     encoding = own.encoding if found.encoding == own.encoding != "utf-8" else "utf-8-sig"
     shape = Format("csv", encoding, own.delimiter, own.skip if found.skip == own.skip else 0)
-    if found.kind != "csv" or found.delimiter == own.delimiter:
-        return shape, {}
     with path.open(encoding=encoding, errors="replace") as file:
         header = next(islice(file, shape.skip, None), "")
-    if found.delimiter not in header or own.delimiter in header:
-        return shape, {}
-    there, asked = (DELIMITER_NAMES[delimiter] for delimiter in (found.delimiter, own.delimiter))
-    return shape._replace(delimiter=found.delimiter), {"delimiter": f"its cells are separated by {there}, not {asked}"}
+    other = found.kind == "csv" and found.delimiter in header and own.delimiter not in header
+    return shape._replace(delimiter=found.delimiter) if other else shape
 
 
 def readable(file: TextIO, shape: Format, problems: Problems, at: int = 0) -> Iterator[Row]:
@@ -187,13 +175,11 @@ def predictions(rows: list[Row], form: Form, classes: tuple[str, ...], problems:
     at = form.id_at
     if not form.numbers:
         class_of = {label: index for index, label in enumerate(classes)}
-        cut = (lambda cell: words_of(cell, form.separator)) if form.best > 1 else (lambda cell: [cell])
-        labels = [cut(cells[at + 1]) for _, cells in rows]
-        if form.best > 1:
-            twice = np.array([len(set(words)) < len(words) for words in labels], np.bool_)
-            problems.add("rows that name a label twice", named(rows, twice, at))
-            many = np.array([len(words) > form.best for words in labels], np.bool_)
-            problems.add(f"rows of more than {form.best} labels", named(rows, many, at))
+        labels = [words_of(cells[at + 1], form.separator) if form.best > 1 else [cells[at + 1]] for _, cells in rows]
+        twice = np.array([len(set(words)) < len(words) for words in labels], np.bool_)
+        problems.add("rows that name a label twice", named(rows, twice, at))
+        many = np.array([len(words) > form.best for words in labels], np.bool_)
+        problems.add(f"rows of more than {form.best} labels", named(rows, many, at))
         foreign = np.array([any(word not in class_of for word in words) for words in labels], np.bool_)
         cells_of = (f"{name(row, at)}: {shown(row[1][at + 1])}" for row in compress(rows, foreign))
         problems.add("labels that are no class", cells_of)
@@ -201,17 +187,16 @@ def predictions(rows: list[Row], form: Form, classes: tuple[str, ...], problems:
     value = np.array([[number(cell, form.comma) for cell in cells[at + 1 :]] for _, cells in rows])
     value = value.reshape(-1, len(form.header) - at - 1)
     numbers = np.all((value >= 0) & (value <= 1), axis=1)
-    if form.positive is not None:
-        problems.add("rows whose probability is no number from 0 to 1", named(rows, ~numbers, at))
-        if len(classes) != 2 or form.positive < 0:
-            return np.full(len(rows), -1), 0
-        near = int((np.abs(2 * value[numbers] - 1) < NEAR_TIE).sum())
-        return np.where(numbers, np.where(value[:, 0] >= 0.5, form.positive, 1 - form.positive), -1), near
-    columns = np.array(form.classes_of_columns(classes), np.int32)
+    problems.add("rows whose probabilities are not all numbers from 0 to 1", named(rows, ~numbers, at))
+    if form.positive is None:
+        columns = np.array(form.classes_of_columns(classes), np.int32)
+    elif len(classes) == 2 and form.positive >= 0:
+        columns, value = np.array([form.positive, 1 - form.positive]), np.hstack([value, 1 - value])
+    else:  # what the other classes have is not known
+        return np.full(len(rows), -1), 0
     with np.errstate(invalid="ignore"):  # infinities
         total = value.sum(1)
         good = numbers & (np.abs(total - 1) <= SUM_TOLERANCE)
-    problems.add("rows whose probabilities are not all numbers from 0 to 1", named(rows, ~numbers, at))
     other = numbers & ~good
     sums = (f"{name(row, at)}: {sum_:.3g}" for row, sum_ in zip(compress(rows, other), total[other], strict=True))
     problems.add("rows whose probabilities do not sum to 1", sums)
@@ -248,37 +233,21 @@ def check(config: InferenceConfig, path: Path) -> None:
     store = load_store(config.work) if (config.work / STORE).exists() else None
     classes, counts = training_labels(config.work, store)
     form, what, sample = expected_form(config, store, classes)
-    if form.positive == UNKNOWN:
-        form = dataclasses.replace(form, positive=positive_beside(path, form, classes))
     found = check_submission(path, form, classes)
-    own = check_submission(sample, form, classes).kinds if sample and found.problems else ()
-    problems = [text for kind, text in zip(found.kinds, found.problems, strict=True) if kind not in own]
-    as_sample = [f"as in the sample, {text}" for kind, text in zip(found.kinds, found.problems, strict=True)
-                 if kind in own]  # fmt: skip
-    if sample and not problems and same_rows(path, sample, form):
-        as_sample.append(f"every value is that of {sample}: this is the sample itself")
+    as_sample = check_submission(sample, form, classes).problems if sample and found.problems else {}
+    problems = [text for kind, text in found.problems.items() if kind not in as_sample]
+    remarks = [f"as in the sample, {text}" for kind, text in found.problems.items() if kind in as_sample]
+    if sample and filecmp.cmp(path, sample, shallow=False):
+        remarks.append(f"every value is that of {sample}: this is the sample itself")
     for problem in problems:
         print(problem)
-    for remark in (*found.remarks, *as_sample):
+    for remark in (*found.remarks, *remarks):
         print(f"warning: {remark}", file=sys.stderr)
     near_ties = found.near_ties if form.numbers else near_ties_beside(path, form, classes, found.predicted)
     tell_labels(found.predicted, near_ties, counts, classes)
     if problems:
-        kinds = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
-        raise UserError(f"{path}: would be rejected, {kinds}, compared with {what}")
-    print(f"{path}: would be accepted, {len(form.ids):,} rows as in {what}")
-
-
-def same_rows(path: Path, sample: Path, form: Form) -> bool:
-    """Whether a submission that has no problem has every cell of the sample."""
-    return all(one == other for one, other in zip_longest(all_rows(path, form), all_rows(sample, form)))
-
-
-def all_rows(path: Path, form: Form) -> Iterator[list[str]]:
-    """The rows of a submission, its header first, as far as it can be read."""
-    shape, _ = shape_of(path, form)
-    with path.open(encoding=shape.encoding, newline="") as text:
-        yield from (cells for _, cells in readable(text, shape, Problems(), form.id_at))
+        raise UserError(f"{path}: would be rejected, {counted(len(problems), 'problem')}, compared with {what}")
+    print(f"{path}: would be accepted, {counted(len(form.ids), 'row')} as in {what}")
 
 
 def training_labels(work: Path, store: dict[str, Any] | None) -> tuple[tuple[str, ...], Ints]:
@@ -314,14 +283,14 @@ def expected_form(
     elif sample is None and store is not None and store["sample_submission"]:
         sample = Path(store["sample_submission"])
     if sample is not None:
-        reading = sample_reading(sample, classes, config.positive)
-        if len(reading.form.header) == reading.form.id_at + 1:
+        reading = form_of(read_sample(sample), classes, config.positive)
+        if not reading.form.titles:
             raise UserError(f"{sample}: {reading.misfit}")
         if reading.misfit:
             print(f"warning: {sample}: {reading.misfit}", file=sys.stderr)
         return reading.form, str(sample), sample
     if folder is not None:
-        return read_form(None, files.names, classes), str(folder), None
+        return read_form(None, files.names, classes, config.positive), str(folder), None
     if store is None:
         raise UserError(
             f"{config.work} holds no store to tell the ids: give --sample-submission, or the clips with -i FOLDER"
@@ -329,7 +298,7 @@ def expected_form(
     names = Names(names_of_tests(config.work))
     if not len(names):
         raise UserError(f"{store['root']} has no test clips: give --sample-submission, or the clips with -i FOLDER")
-    return read_form(None, names, classes), f"the test clips of {config.work}", None
+    return read_form(None, names, classes, config.positive), f"the test clips of {config.work}", None
 
 
 def names_of_tests(work: Path) -> Iterator[str]:
@@ -337,25 +306,6 @@ def names_of_tests(work: Path) -> Iterator[str]:
     rejected = load_rejected(work)
     for part in chain(read_clips(work, ["fname", "split"]), [rejected]):
         yield from part["fname"][part["split"] == "test"]
-
-
-def positive_beside(path: Path, form: Form, classes: tuple[str, ...]) -> int:
-    """The class whose probabilities, as they are beside a submission, are its column; UNKNOWN where none or several."""
-    beside, one = probabilities_path(path), probability_form(form, classes)
-    if not beside.exists():
-        return UNKNOWN
-    same = set(range(len(classes)))
-    nothing: list[float] = []
-    for row, other in zip_longest(values(path, form), values(beside, one), fillvalue=nothing):
-        whole = len(row) == 1 and len(other) == len(classes)
-        same = {index for index in same if whole and abs(other[index] - row[0]) < 1e-6}
-    return same.pop() if len(same) == 1 else UNKNOWN
-
-
-def values(path: Path, form: Form) -> Iterator[list[float]]:
-    """The numbers in each row of a submission."""
-    for cells in islice(all_rows(path, form), 1, None):
-        yield [number(cell, form.comma) for cell in cells[form.id_at + 1 :]]
 
 
 def near_ties_beside(path: Path, form: Form, classes: tuple[str, ...], predicted: Ints) -> int | None:
@@ -366,7 +316,7 @@ def near_ties_beside(path: Path, form: Form, classes: tuple[str, ...], predicted
     other = check_submission(beside, probability_form(form, classes), classes)
     different = int((predicted != other.predicted).sum())
     if other.problems or different:
-        why = "".join(other.problems[:1]) or f"{different:,} labels are not its most probable classes"
+        why = next(iter(other.problems.values()), "") or f"{different:,} labels are not its most probable classes"
         print(f"warning: {beside}: not used: {why}", file=sys.stderr)
         return None
     return other.near_ties

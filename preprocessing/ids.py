@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from itertools import compress, islice, pairwise
 from typing import Any
 
@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 
 from preprocessing.files import printable
 from preprocessing.matching import Matcher, folded, tidy, without_ending
+from system.console import counted
 from system.errors import UserError
 
 Ints = NDArray[np.int64]
 SHOWN = 3  # ids of each kind, in a message
 LOOKED_AT = 1000  # ids that tell whether they name times
 # What an id that names a time ends with: recording_5, recording_0_5, file.ogg@5.0, rec-12.5s, rec_0-5
-_NUMBER = r"\d+(?:\.\d+)?"
-TIME = re.compile(rf"(.+?)[_@#: -]+(?:t=)?({_NUMBER})s?")
-TIMES = re.compile(rf"(.+?)[_@#: -]+(?:t=)?({_NUMBER})s?[_,:-]({_NUMBER})s?")
+_TIME = r"(.+?)[_@#: -]+(?:t=)?(\d+(?:\.\d+)?)s?"
+TIME, TIMES = re.compile(_TIME), re.compile(_TIME + r"[_,:-](\d+(?:\.\d+)?)s?")
 
 
 def hashes(names: Iterable[str]) -> Ints:
@@ -65,7 +65,7 @@ def find_rows(ids: Sequence[str], fnames: Sequence[str], unlikely: Container[str
         found = known[alone].get_indexer(hashes(id_key(ids[row]) for row in left.tolist()))
         rows[left[found >= 0]] = alone[found[found >= 0]]
 
-    take(np.arange(len(ids)), _same, _same)
+    take(np.arange(len(ids)), str, str)
     if (rows < 0).any():
         parents = {name.rpartition("/")[0] for name in fnames}
         folders = {part for parent in parents for part in folded(parent).split("/")}
@@ -76,20 +76,15 @@ def find_rows(ids: Sequence[str], fnames: Sequence[str], unlikely: Container[str
                 take(np.array(free, np.int64), key, key)
     left = np.flatnonzero(rows < 0)
     if len(left) and len(fnames):
-        matcher = Matcher(list(fnames))
-        row_of: dict[str, int] | None = None
+        row_of = {fname: at for at, fname in enumerate(fnames)}
+        matcher = Matcher(list(row_of))
         for row in left.tolist():
             name, _, several = matcher.find(ids[row].strip())
             if name is None and len(likely := [one for one in several if one not in unlikely]) == 1:
                 name = likely[0]
             if name is not None:
-                row_of = row_of or {fname: at for at, fname in enumerate(fnames)}
                 rows[row] = row_of[name]
     return rows
-
-
-def _same(name: str) -> str:
-    return name
 
 
 def _last(name: str) -> str:
@@ -124,13 +119,13 @@ def id_faults(ids: Sequence[str], rows: Ints, fnames: Sequence[str], title: str 
     what = []
     if number := int(lost.sum()):
         shown = ", ".join(_with_nearest(list(islice(compress(ids, lost), SHOWN)), fnames))
-        what.append(f"{number} ids without a clip (such as {shown}{', ...' if number > SHOWN else ''})")
+        what.append(f"{counted(number, 'id')} without a clip (such as {shown}{', ...' if number > SHOWN else ''})")
     if repeated := int(pd.Index(hashes(ids)).duplicated().sum()):
-        what.append(f"{repeated} ids more than once")
+        what.append(f"{counted(repeated, 'id')} more than once")
     again = found.duplicated() & ~lost
     if (number := int(again.sum()) - repeated) > 0:
         shown = " and ".join(map(printable, islice(compress(ids, rows == rows[again.argmax()]), 2)))
-        what.append(f"{number} ids that mean another id's clip (such as {shown})")
+        what.append(f"{counted(number, 'id')} for another id's clip (such as {shown})")
     return ", ".join(what)
 
 
@@ -151,29 +146,25 @@ def windows_of(ids: Sequence[str], rows: Ints, fnames: Sequence[str]) -> str:
 
     They do where what stands before the time is a file, or where the times of one recording are multiples of a step.
     """
-    ids, kinds = list(islice(compress(ids, rows < 0), LOOKED_AT)), []
-    if not ids:
-        return ""
+    ids = list(islice(compress(ids, rows < 0), LOOKED_AT))
+    names = {_bare(name) for name in fnames} if ids else set()
     for pattern in (TIMES, TIME):
         times = defaultdict[str, set[float]](set)
         for match in filter(None, (pattern.fullmatch(without_ending(id_)) for id_ in ids)):
             first, last = float(match[2]), float(match[pattern.groups])
             if pattern is TIME or first < last:
                 times[match[1]].add(last)
-        kinds.append(times)
-    names = {_bare(name) for name in fnames}
-    if not any(_on_grid(times) or any(_bare(recording) in names for recording in times) for times in kinds):
-        return ""
-    shown = printable(", ".join(ids[:2]))
-    return (
-        f"its ids name times in recordings ({shown}): windows of recordings are not labelled yet; cut the recordings "
-        f"into files that are called as the ids are ({printable(ids[0])}.wav)"
-    )
+        if _on_grid(times.values()) or any(_bare(recording) in names for recording in times):
+            return (
+                f"its ids name times in recordings ({printable(', '.join(ids[:2]))}): windows of recordings are not "
+                f"labelled yet; cut the recordings into files that are called as the ids are ({printable(ids[0])}.wav)"
+            )
+    return ""
 
 
-def _on_grid(times: Mapping[str, set[float]]) -> bool:
+def _on_grid(times: Iterable[set[float]]) -> bool:
     """Whether the times of each recording are those of one grid from its start: 5, 10, 15, or 0, 2.5, 5."""
-    several = [sorted(found) for found in times.values() if len(found) > 1]
+    several = [sorted(found) for found in times if len(found) > 1]
     steps = {round(later - earlier, 6) for found in several for earlier, later in pairwise(found)}
     if len(steps) != 1:
         return False

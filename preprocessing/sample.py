@@ -67,45 +67,33 @@ class Form:
         return int(self.first_number is not None)
 
     @property
+    def titles(self) -> tuple[str, ...]:
+        """The header of the columns behind the ids."""
+        return self.header[self.id_at + 1 :]
+
+    @property
     def numbers(self) -> bool:
         """Whether the cells are probabilities."""
         return self.probabilities or self.positive is not None
 
     def classes_of_columns(self, classes: tuple[str, ...]) -> list[int]:
         """The class of each column of probabilities."""
-        return list(self.columns) or [classes.index(title) for title in self.header[self.id_at + 1 :]]
+        return list(self.columns) or [classes.index(title) for title in self.titles]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What a sample submission holds, in which nothing has been looked for yet."""
+    """What a sample submission holds."""
 
     path: Path
-    format: Format
-    header: tuple[str, ...]
+    form: Form  # as far as it does not depend on the classes
     first_row: list[str]
-    ids: Names
-    first_number: int | None  # as in `Form`
     cells: tuple[str, ...]  # the different cells of a single column behind the ids, in order; at most MOST_LABELS
-    comma: bool  # as in `Form`
-
-    @property
-    def id_title(self) -> str:
-        return self.header[self.first_number is not None]
-
-    @property
-    def titles(self) -> tuple[str, ...]:
-        """The header of the columns behind the ids."""
-        return self.header[1 + (self.first_number is not None) :]
-
-    def all_numbers(self) -> bool:
-        """Whether the cells of the single column are numbers, or empty."""
-        return all(NUMBER.fullmatch(cell) and (self.comma or "," not in cell) for cell in self.cells if cell)
 
     def shown(self) -> str:
         """Its header and its first row, for a message."""
-        header, row = (printable(self.format.delimiter.join(cells[:12])) for cells in (self.header, self.first_row))
-        return f"its header is {header} and its first row {row}" if self.first_row else f"its header is {header}"
+        header, row = (_shown(cells, self.form.format) for cells in (self.form.header, self.first_row))
+        return f"its header is {header}" + (f" and its first row {row}" if row else "")
 
 
 class Reading(NamedTuple):
@@ -133,16 +121,14 @@ def _collected(path: Path, shape: Format, rows: Iterator[list[str]]) -> Sample:
     header = tuple(next(rows, ()))
     if not header:
         raise UserError(f"{path}: not a sample submission, as it is empty")
-    first = list(islice(rows, BLOCK_ROWS))
+    first = block = list(islice(rows, BLOCK_ROWS))
     number = _first_number(header, first)
     at, ids, cells, comma = int(number is not None), Names(), dict[str, None](), False
-    block = first
     while block:
-        if any(len(row) > len(header) for row in block):
-            row = next(row for row in block if len(row) > len(header))
-            found, asked = (printable(shape.delimiter.join(cells[:12])) for cells in (row, header))
+        if wide := next((row for row in block if len(row) > len(header)), None):
+            found, asked = _shown(wide, shape), _shown(header, shape)
             raise UserError(f"{path}: not a sample submission, as {found} has more cells than the header {asked}")
-        if number is not None and [row[0] for row in block] != [str(number + len(ids) + n) for n in range(len(block))]:
+        if number is not None and not _are_numbered(block, number + len(ids)):
             raise UserError(f"{path}: not a sample submission (its first column does not number the rows throughout)")
         ids.extend(row[at] if at < len(row) else "" for row in block)
         values = [cell.strip() for row in block for cell in row[at + 1 :]]
@@ -150,19 +136,26 @@ def _collected(path: Path, shape: Format, rows: Iterator[list[str]]) -> Sample:
             cells.update(dict.fromkeys(values))
         comma = comma or (shape.delimiter == ";" and any("," in cell and NUMBER.fullmatch(cell) for cell in values))
         block = list(islice(rows, BLOCK_ROWS))
-    return Sample(path, shape, header, first[0] if first else [], ids, number, tuple(cells)[:MOST_LABELS], comma)
+    form = Form(header, ids, first_number=number, format=shape, comma=comma)
+    return Sample(path, form, first[0] if first else [], tuple(cells)[:MOST_LABELS])
+
+
+def _shown(cells: Sequence[str], shape: Format) -> str:
+    return printable(shape.delimiter.join(cells[:12]))
 
 
 def _first_number(header: tuple[str, ...], rows: list[list[str]]) -> int | None:
     """With what number the first column begins, where it numbers the rows and the ids are in the second."""
     if len(header) < 3 or not rows or any(len(row) < 3 for row in rows) or rows[0][0] not in ("0", "1"):
         return None
-    number = int(rows[0][0])
-    if [row[0] for row in rows] != [str(number + n) for n in range(len(rows))]:
-        return None
-    nameless = not header[0].strip() or re.fullmatch(r"unnamed(: 0)?|index", header[0].strip().lower())
+    nameless = re.fullmatch(r"(unnamed(: 0)?|index)?", header[0].strip().lower())
     texts = not all(NUMBER.fullmatch(row[1].strip()) for row in rows)
-    return number if compact(header[1]) in ID_NAMES or (nameless and texts) else None
+    are_ids = compact(header[1]) in ID_NAMES or (nameless and texts)
+    return int(rows[0][0]) if are_ids and _are_numbered(rows, int(rows[0][0])) else None
+
+
+def _are_numbered(rows: list[list[str]], first: int) -> bool:
+    return all(row[0] == str(number) for number, row in enumerate(rows, first))
 
 
 # ----------------------------------------------------------------------------------------------------- the form
@@ -173,67 +166,54 @@ def form_of(sample: Sample, classes: tuple[str, ...], positive: str | None = Non
 
     UserError where `positive` is no class.
     """
-    form = Form(
-        sample.header,
-        sample.ids,
-        first_number=sample.first_number,
-        format=sample.format,
-        comma=sample.comma,
-    )
     if positive in classes:
-        return _share(sample, form, classes, positive)
+        return _share(sample, classes, positive)
     if positive not in (None, NO_CLASS):
         raise UserError(f"--positive {positive}: no class; use {' or '.join(classes)}, or {NO_CLASS} for labels")
-    if len(sample.titles) != 1:
-        return _columns(sample, form, classes)
-    return _single(sample, form, classes, may_be_share=positive is None)
+    if len(sample.form.titles) != 1:
+        return _columns(sample, classes)
+    return _single(sample, classes, may_be_share=positive is None)
 
 
-def _columns(sample: Sample, form: Form, classes: tuple[str, ...]) -> Reading:
+def _columns(sample: Sample, classes: tuple[str, ...]) -> Reading:
     """A column a class."""
-    columns = classes_called(sample.titles, classes)
-    form = replace(form, probabilities=True, columns=tuple(columns))
+    titles = sample.form.titles
+    columns = classes_called(titles, classes)
+    form = replace(sample.form, probabilities=True, columns=tuple(columns))
     what = "an id and a column for each class"
-    absent = [name for index, name in enumerate(classes) if index not in columns]
-    extra = [title for title, index in zip(sample.titles, columns, strict=True) if index < 0]
-    if not absent and not extra and len(columns) == len(classes):
+    if sorted(columns) == list(range(len(classes))):
         return Reading(form, what)
-    expected = f"need an id and a label, or an id and a column for each of {', '.join(classes)}"
-    if not sample.titles:
-        return Reading(form, what, f"{sample.shown()}: {expected}", usable=False)
-    why = []
-    if len(absent) < len(classes):  # else no column is called as a class
-        why += [f"no class for {some(extra, 'column')}", " or ".join(ways_out(extra, classes))] if extra else []
+    absent = [name for index, name in enumerate(classes) if index not in columns]
+    extra = [title for title, index in zip(titles, columns, strict=True) if index < 0]
+    why = [f"{sample.shown()}: need an id and a label, or an id and a column for each of {', '.join(classes)}"]
+    if not absent and not extra:
+        why.append("a class has two columns")
+    elif len(absent) < len(classes):  # else no column is called as a class
         if absent:
-            why.insert(0, f"no column for {some(absent, 'class', 'classes')}")
-        if absent and not extra:
+            why.append(f"no column for {some(absent, 'class', 'classes')}")
+        if extra:
+            why += [f"no class for {some(extra, 'column')}", _ways_out(extra, classes)]
+        else:
             pairs = " ".join(shlex.quote(f"{name}=") for name in absent[:5])
-            why[0] += ", without which rows would not sum to 1"
-            why.append(f"preprocess.py --map {pairs} trains without")
-        if not absent and not extra:
-            why.append("a class has two columns")
-    return Reading(form, what, f"{sample.shown()}: {'; '.join([expected, *why])}", usable=False)
+            why[-1] += f", without which rows would not sum to 1; preprocess.py --map {pairs} trains without"
+    return Reading(form, what, "; ".join(why), usable=False)
 
 
 def classes_called(titles: Sequence[str], classes: tuple[str, ...]) -> list[int]:
     """The class of each title, -1 where it is none.
 
-    Capitals, signs between words, and what all titles begin or end with, as prob_, do not matter where no two classes
-    are alike without them.
+    Capitals, signs between words, and words that all titles share, as prob_, do not matter where no two classes are
+    alike without them.
     """
     exact = {name: index for index, name in enumerate(classes)}
-    if all(title in exact for title in titles):
-        return [exact[title] for title in titles]
-    index = {compact(name): index for index, name in enumerate(classes)}
-    if len(index) < len(classes):  # classes that differ in capitals alone
-        return [exact.get(title.strip(), -1) for title in titles]
+    index = {compact(name): index for name, index in exact.items()}
+    if all(title in exact for title in titles) or len(index) < len(classes):
+        return [exact.get(title.strip(), exact.get(title, -1)) for title in titles]
     found = [index.get(compact(title), -1) for title in titles]
     if len(titles) > 1 and max(found) < 0:
         words = [words_in(title) for title in titles]
-        for end in (0, -1):
-            while len({text[end] if text else "" for text in words}) == 1 and words[0]:
-                words = [text[1:] if end == 0 else text[:-1] for text in words]
-        found = [index.get("".join(text), -1) for text in words]
+        shared = set(words[0]).intersection(*words)
+        found = [index.get("".join(word for word in own if word not in shared), -1) for own in words]
     return found if len(set(found) - {-1}) == sum(at >= 0 for at in found) else [-1] * len(titles)
 
 
@@ -246,20 +226,20 @@ def words_in(title: str) -> list[str]:
     return re.findall(r"[^\W_]+", folded(title))
 
 
-def _single(sample: Sample, form: Form, classes: tuple[str, ...], may_be_share: bool) -> Reading:
+def _single(sample: Sample, classes: tuple[str, ...], may_be_share: bool) -> Reading:
     """One column behind the ids: a label, several labels, or the probability of a class."""
-    title, cells = sample.titles[0], [cell for cell in sample.cells if cell]
-    numbers, several = sample.all_numbers(), _several(sample, form, classes)
+    title, cells = sample.form.titles[0], [cell for cell in sample.cells if cell]
+    several = _several(sample, classes)
     if several and _is_label(title) and not several.misfit:  # with classes 0 and 1, "0,1" may be a number
         return several
-    if may_be_share and numbers and _is_share(title, cells, classes):
-        return _share(sample, form, classes)
+    if may_be_share and _numbers(sample) and _is_share(title, cells, classes):
+        return _share(sample, classes)
     foreign = [cell for cell in cells if cell not in classes]
     if foreign and several:
         return several
-    if len(cells) == 1 and (numbers or cells[0].lower() in PLACEHOLDERS or not any(map(str.isalnum, cells[0]))):
+    if len(cells) == 1 and (_numbers(sample) or cells[0].lower() in PLACEHOLDERS or not compact(cells[0]).isalnum()):
         foreign = []  # it stands for any label
-    return Reading(form, "an id and a label", _foreign(foreign, classes))
+    return Reading(sample.form, "an id and a label", _foreign(foreign, classes))
 
 
 def _foreign(labels: Sequence[str], classes: tuple[str, ...]) -> str:
@@ -267,26 +247,26 @@ def _foreign(labels: Sequence[str], classes: tuple[str, ...]) -> str:
     if not labels:
         return ""
     said = f"labels that are no class: {some(labels, 'label')}"
-    index = {compact(name): name for name in classes}
-    alike = [(index[compact(label)], label) for label in labels if compact(label) in index]
-    if len(alike) == len(labels):
-        pairs = " ".join(shlex.quote(f"{old}={new}") for old, new in alike[:5])
+    called = classes_called(labels, classes)
+    if min(called) >= 0:
+        pairs = " ".join(shlex.quote(f"{classes[at]}={printable(label)}")
+                         for at, label in zip(called[:5], labels, strict=False))  # fmt: skip
         return f"{said}; preprocess.py --map {pairs} calls them so"
-    way = ways_out(labels, classes)
-    return f"{said}; classes are {some(classes, 'class', 'classes')}" + (f"; {' or '.join(way)}" if way else "")
+    return f"{said}; classes are {some(classes, 'class', 'classes')}; {_ways_out(labels, classes)}"
 
 
-def ways_out(labels: Sequence[str], classes: Sequence[str]) -> list[str]:
+def _ways_out(labels: Sequence[str], classes: Sequence[str]) -> str:
     """The options of preprocess.py that make classes of labels that are none."""
-    way = []
+    plain = [compact(label) for label in labels]
     for name, words in CHALLENGES.items():
-        if set(words) < set(classes) and {compact(label) for label in labels} <= {"silence", "unknown"}:
-            return [f"preprocess.py --challenge {name} makes the classes of that challenge"]
-    if any(compact(label) in ("silence", "background", "backgroundnoise") for label in labels):
-        way.append("preprocess.py --silence N makes a class of noise recordings")
+        if set(words) < set(classes) and set(plain) <= {"silence", "unknown"}:
+            return f"preprocess.py --challenge {name} makes the classes of that challenge"
+    ways = []
+    if not {"silence", "background", "backgroundnoise"}.isdisjoint(plain):
+        ways.append("preprocess.py --silence N makes a class of noise recordings")
     if others := [label for label in labels if compact(label) in ("unknown", "other", "others", "rest")]:
-        way.append(f"--map OLD={others[0]} joins classes in one")
-    return way or ["preprocess.py --map OLD=NEW renames classes"]
+        ways.append(f"preprocess.py --map OLD={others[0]} joins classes in one")
+    return " or ".join(ways) or "preprocess.py --map OLD=NEW renames classes"
 
 
 def _is_label(title: str) -> bool:
@@ -295,32 +275,37 @@ def _is_label(title: str) -> bool:
     return bool(words & LABEL_WORDS) and not words & SHARE_WORDS
 
 
+def _numbers(sample: Sample) -> bool:
+    """Whether the cells of the single column are numbers, or empty."""
+    cells = [cell for cell in sample.cells if cell.lower() not in ("", "nan")]
+    return all(NUMBER.fullmatch(cell) and (sample.form.comma or "," not in cell) for cell in cells)
+
+
 def _is_share(title: str, cells: Sequence[str], classes: tuple[str, ...]) -> bool:
     """Whether a column of numbers holds the probability of a class, and no labels that are numbers."""
     words = set(words_in(title))
-    share, label = bool(words & SHARE_WORDS), _is_label(title)
+    share, either = bool(words & SHARE_WORDS), bool(words & EITHER_WORDS)
     called = _named_class(title, classes) is not None
-    if any(float(cell.replace(",", ".")) % 1 for cell in cells if cell not in classes):
+    foreign = [cell for cell in cells if cell not in classes and cell.lower() != "nan"]
+    if any(float(cell.replace(",", ".")) % 1 for cell in foreign):
         return True
+    labels = bool(cells) and not foreign
     if len(classes) > 2:
-        return not all(cell in classes for cell in cells) and (share or (called and bool(cells)))
-    if cells and all(cell in classes for cell in cells):
-        return share or bool(words & EITHER_WORDS and not label)
-    return share or (not label and (bool(cells) or bool(words & EITHER_WORDS) or called))
+        return not labels and (share or called)
+    return share or (not _is_label(title) and (either or bool(foreign) or (called and not labels)))
 
 
-def _share(sample: Sample, form: Form, classes: tuple[str, ...], positive: str | None = None) -> Reading:
+def _share(sample: Sample, classes: tuple[str, ...], positive: str | None = None) -> Reading:
     """The probability of one class. UserError where there are other columns than one of numbers."""
-    if len(sample.titles) != 1 or not sample.all_numbers():
+    if len(sample.form.titles) != 1 or not _numbers(sample):
         raise UserError(f"--positive {positive}: {sample.path} has no single column of numbers; {sample.shown()}")
-    title = sample.titles[0]
+    title = sample.form.titles[0]
     index = classes.index(positive) if positive else positive_class(title, classes)
-    what = f"an id and the probability of {classes[index]}" if index is not None else "an id and a probability"
-    form = replace(form, positive=UNKNOWN if index is None else index)
     if index is not None:
-        return Reading(form, what)
+        return Reading(replace(sample.form, positive=index), f"an id and the probability of {classes[index]}")
     question = f"whose probability is column {printable(title)}? say inference.py --positive with one of"
-    return Reading(form, what, f"{sample.shown()}: {question} {', '.join(classes)}", usable=False)
+    misfit = f"{sample.shown()}: {question} {', '.join(classes)}"
+    return Reading(replace(sample.form, positive=UNKNOWN), "an id and a probability", misfit, usable=False)
 
 
 def _named_class(title: str, classes: tuple[str, ...]) -> int | None:
@@ -359,20 +344,19 @@ def positive_class(title: str, classes: tuple[str, ...]) -> int | None:
     return None
 
 
-def _several(sample: Sample, form: Form, classes: tuple[str, ...]) -> Reading | None:
+def _several(sample: Sample, classes: tuple[str, ...]) -> Reading | None:
     """Several labels in a cell, the likeliest first; None where no separator makes classes of most of the words."""
-    known, alike = set(classes), set(map(compact, classes))
+    alike = set(map(compact, classes))
     for separator in SEPARATORS:
-        lists = [words_of(cell, separator) for cell in sample.cells if cell]
-        words = list(dict.fromkeys(word for found in lists for word in found))
-        best = max(map(len, lists), default=1)
+        lists = {cell: words_of(cell, separator) for cell in sample.cells if cell}
+        words = list(dict.fromkeys(word for found in lists.values() for word in found))
+        longest = max(lists, key=lambda cell: len(lists[cell]), default="")
+        best = len(lists.get(longest, ()))
         if best > 1 and 2 * sum(compact(word) in alike for word in words) >= len(words):
-            longest = next(cell for cell in sample.cells if len(words_of(cell, separator)) == best)
-            between = separator if separator == " " else re.search(rf"\s*{re.escape(separator)}\s*", longest)[0]  # type: ignore[index]
-            form = replace(form, best=min(best, len(classes)), separator=between)
-            foreign = [word for word in words if word not in known]
-            what = f"an id and the {form.best} likeliest labels, with {between!r} between"
-            return Reading(form, what, _foreign(foreign, classes))
+            between = re.search(rf"\s*{re.escape(separator)}\s*", longest) if separator != " " else None
+            form = replace(sample.form, best=min(best, len(classes)), separator=between[0] if between else " ")
+            what = f"an id and the {form.best} likeliest labels, with {form.separator!r} between"
+            return Reading(form, what, _foreign([word for word in words if word not in classes], classes))
     return None
 
 

@@ -740,7 +740,7 @@ def test_ids_are_matched_as_a_dictionary_would() -> None:
         assert match_ids(Names(ids), Names(names), Path("sample.csv")).tolist() == order.tolist()
     with pytest.raises(UserError, match="100 ids without a clip"):  # names alone are not enough here
         match_ids([name[2:] + name[:1] for name in fnames], fnames, Path("sample.csv"))
-    with pytest.raises(UserError, match="1 ids more than once"):
+    with pytest.raises(UserError, match="1 id more than once"):
         match_ids([*fnames[1:], fnames[1]], fnames, Path("sample.csv"))
 
 

@@ -113,6 +113,7 @@ def test_classes_with_spaces_are_told_apart_by_another_separator(tmp_path: Path)
         ("no yes", "probability", "0.5", "yes"),
         ("no yes", "target", "0", "yes"),
         ("no yes", "Probability", "", "yes"),
+        ("no yes", "Probability", "nan", "yes"),
         ("false true", "score", "0", "true"),
         ("negative positive", "prediction", "1", "positive"),
         ("0 1", "probability", "0", "1"),
@@ -129,6 +130,7 @@ def test_classes_with_spaces_are_told_apart_by_another_separator(tmp_path: Path)
         ("cat dog", "is_bird", "1", None),
         ("cat other", "dog", "0.5", None),
         ("bark meow rain", "probability", "0.3", None),
+        ("bark meow rain", "probability", "", None),
         ("bark meow rain", "is_rain", "0", "rain"),
     ],
 )
@@ -154,6 +156,7 @@ def test_a_column_of_numbers_is_a_probability(
         ("no yes", "label", "0"),  # stands for any
         ("bark meow rain", "label", "?"),
         ("bark meow rain", "label", ""),
+        ("no yes", "label", "nan"),
     ],
 )
 def test_labels_stay_labels(tmp_path: Path, classes: str, title: str, cell: str) -> None:
@@ -180,6 +183,7 @@ def test_the_option_says_what_a_column_holds(tmp_path: Path) -> None:
         ),
         ("bark unknown", "no class: 1 label (unknown)"),
         ("Bark Rain", "preprocess.py --map bark=Bark rain=Rain calls them so"),
+        ("Bark BARK", "classes are 3 classes (bark, meow, rain); preprocess.py --map OLD=NEW"),  # both cannot be bark
         ("0 2", "no class: 2 labels (0, 2)"),
     ],
 )
@@ -256,8 +260,8 @@ def test_an_id_means_the_one_clip_that_ends_so(ids: str, names: str, rows: list[
         ("clip08 zzz", "clip_08.wav", "2 ids without a clip (such as clip08, nearest is clip_08.wav, zzz)"),
         ("a b c d", "x.wav", "4 ids without a clip (such as a, b, c, ...)"),
         ("1.wav", "a/1.wav b/1.wav", "such as 1.wav, which may be a/1.wav or b/1.wav"),
-        ("08 08.wav", "08.wav", "1 ids that mean another id's clip (such as 08 and 08.wav)"),
-        ("08 08", "08.wav", "1 ids more than once"),
+        ("08 08.wav", "08.wav", "1 id for another id's clip (such as 08 and 08.wav)"),
+        ("08 08", "08.wav", "1 id more than once"),
     ],
 )
 def test_ids_that_mean_no_clip_are_said(ids: str, names: str, said: str) -> None:

@@ -72,17 +72,24 @@ def test_one_sample_is_used_and_the_others_are_said(tmp_path: Path) -> None:
     old, new = sample(root / "sample_submission.csv", ("b1", "b2")), sample(root / "sample_submission_2.csv")
     used, tests, notes = found(root)
     assert (used, len(tests)) == (new, 2)  # the one that fits
-    assert f"sample submission {old}: not used, as {new.name} is; --sample-submission CSV takes another" in notes
+    assert f"sample submission {old}: not used, as 2 ids without a clip (such as audio/b1.wav" in notes
     used, tests, notes = found(root, sample_submission=old)
     assert (used, tests) == (old, [])
+    third = sample(root / "sample_submission_3.csv")
+    assert f"{third}: not used, as {new.name} is; --sample-submission CSV takes another" in found(root)[2]
     new.unlink()
+    third.unlink()
     assert found(root)[0] == old  # a misfit is told when the data are prepared
+    below = sample(root / "kaggle" / "Sample_Submission.csv")
+    used, tests, notes = found(root)
+    assert (used, len(tests)) == (below, 2)
+    assert f"sample submission {old}: not used, as 2 ids without a clip" in notes
 
 
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("data/x/sample_submission.csv", "id,label\nb1,no\n", "not used, as 1 ids without a clip (such as b1"),
+        ("data/x/sample_submission.csv", "id,label\nb1,no\n", "not used, as 1 id without a clip (such as b1"),
         ("sample_submission.csv", "id,label\nrec_5,no\nrec_10,no\n", "not used, as its ids name times in recordings"),
         ("sample_submission.csv", "id,label\n", "not used, as it has no rows"),
         ("data/sample_submission.csv", "", "not used, as not a sample submission, as it is empty"),
@@ -170,7 +177,7 @@ def prepared(folder: Path, text: str) -> dict[str, object]:
     ("text", "said"),
     [
         ("id,label\n20.wav,no\n21.wav,yes\n", "fits, an id and a label, 2 rows"),
-        ("id,label\n21,no\n", "fits, an id and a label, 1 rows; 1 other test clips are not labelled"),
+        ("id,label\n21,no\n", "fits, an id and a label, 1 row; 1 other test clip not labelled"),
         ("id,Yes,No\n20,0,0\n21,0,0\n", "fits, an id and a column for each class, 2 rows"),
         ("id,probability\n20,0\n21,0\n", "fits, an id and the probability of yes, 2 rows"),
         ("id,label\n20,no yes\n21,yes no\n", "fits, an id and the 2 likeliest labels, with ' ' between, 2 rows"),
@@ -185,8 +192,11 @@ def test_a_sample_that_fits_is_said(tmp_path: Path, text: str, said: str, capsys
     ("text", "said"),
     [
         ("id,label\n20,silence\n21,silence\n", "labels that are no class: 1 label (silence); classes are 2 classes"),
-        ("id,no,yes,unknown\n20,0,0,0\n21,0,0,0\n", "no class for 1 column (unknown); --map OLD=unknown joins"),
-        ("id,label\n20,no\n22,no\n", "1 ids without a clip (such as 22"),
+        (
+            "id,no,yes,unknown\n20,0,0,0\n21,0,0,0\n",
+            "no class for 1 column (unknown); preprocess.py --map OLD=unknown joins",
+        ),
+        ("id,label\n20,no\n22,no\n", "1 id without a clip (such as 22"),
         ("20.wav,no\n21.wav,no\n", "the first row names a clip (20.wav): put a header above it"),
         ("row_id,label\nx_5,no\nx_10,no\n", "its ids name times in recordings (x_5, x_10)"),
     ],

@@ -34,7 +34,7 @@ GOOD = 'fname,label\na.wav,high\n"b,c.wav",low\nd.wav,high\né.wav,sweep\n'
 
 def problems(path: Path, content: str | bytes, form: Form = LABELS) -> tuple[str, ...]:
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return check_submission(path, form, CLASSES).problems
+    return tuple(check_submission(path, form, CLASSES).problems.values())
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,9 @@ def test_the_probability_of_one_class(cell: str, tmp_path: Path) -> None:
     path = tmp_path / "s.csv"
     found = problems(path, f'id,p\na.wav,"{cell}"\n"b,c.wav",0.2\n', form)
     good = cell in ("0", "1.0", "5e-1")
-    assert "".join(found) == ("" if good else "rows whose probability is no number from 0 to 1: 1 (line 2 a.wav)")
+    assert "".join(found) == (
+        "" if good else "rows whose probabilities are not all numbers from 0 to 1: 1 (line 2 a.wav)"
+    )
     check = check_submission(path, form, ("no", "yes"))
     assert check.predicted.tolist() == [-1 if not good else 1 if cell == "0" else 0, 1]
     assert check.near_ties == (cell == "5e-1")
@@ -169,6 +171,8 @@ def test_another_delimiter_is_said_and_the_rest_is_checked(tmp_path: Path) -> No
     assert found == (said, "labels that are no class: 1 (line 5 é.wav: deep)")
     tabs = Form(LABELS.header, LABELS.ids, format=Format("csv", delimiter="\t"))
     assert problems(tmp_path / "s.csv", GOOD, tabs) == ("its cells are separated by commas, not tabs",)
+    colons = Form(LABELS.header, LABELS.ids, format=Format("csv", delimiter=":"))
+    assert problems(tmp_path / "s.csv", GOOD, colons) == ("its cells are separated by commas, not ':'",)
 
 
 def test_row_numbers_in_front(tmp_path: Path) -> None:
@@ -324,6 +328,11 @@ def test_nothing_is_written_that_would_be_rejected(tmp_path: Path) -> None:
         write_submission(output, form, CLASSES, lambda _: np.full((1, 3), 0.5, np.float32))
     assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
     assert output.read_text() == "stays"
+
+
+def test_the_option_for_a_sample_needs_one(good: Path, store_work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(good, "-w", store_work, "--positive", "low") == 2
+    assert "--positive low: there is no sample submission to go by" in one_error_line(capsys)
 
 
 def test_clips_of_one_name_are_refused() -> None:
