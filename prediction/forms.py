@@ -74,10 +74,10 @@ def sample_for_folder(config: InferenceConfig, files: ClipFolder) -> tuple[Path 
     store = load_store(config.work) if (config.work / STORE).exists() else None
     if store is None or not (given or store["sample_submission"]):
         return given, set()
-    root, trained = Path(store["root"]), training_clips(config.work, Path(store["root"]), files)
+    root, sample = Path(store["root"]), given or Path(store["sample_submission"])
+    trained = training_clips(config.work, root, files)
     if given or folder is None or is_test_root(store["test_root"] and Path(store["test_root"]), folder):
-        return given or Path(store["sample_submission"]), trained
-    sample = Path(store["sample_submission"])
+        return sample, trained
     way = f"--sample-submission {shlex.quote(str(sample))}"
     try:
         ids = read_sample(sample).form.ids

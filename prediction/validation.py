@@ -105,10 +105,8 @@ def check_submission(path: Path, form: Form, classes: tuple[str, ...]) -> Check:
             backwards[new] = np.diff(order) < 0
             sized = np.array([len(cells) == wanted for _, cells in block])
             empty = np.array(["" in cells for _, cells in block]) & sized
-            problems.add(
-                f"rows without exactly {wanted} cells",
-                (f"{name(row, at)} has {len(row[1])}" for row in compress(block, ~sized)),
-            )
+            wrong_size = (f"{name(row, at)} has {len(row[1])}" for row in compress(block, ~sized))
+            problems.add(f"rows without exactly {wanted} cells", wrong_size)
             if form.first_number is not None:
                 numbers = [str(form.first_number + row) for row in place.tolist()]
                 other = known & [cells[0] != own for (_, cells), own in zip(block, numbers, strict=True)]
@@ -260,9 +258,7 @@ def training_labels(work: Path, store: dict[str, Any] | None) -> tuple[tuple[str
         return classes, np.array([count[name] for name in classes])
     path = min((work / "runs").glob(f"*/fold*/{LAST}"), default=None)
     if path is None:
-        raise UserError(
-            f"{work} holds neither a store nor a run to tell the classes: give the folder that does, -w FOLDER"
-        )
+        raise UserError(f"{work}: neither a store nor a run to tell the classes; give the folder that does, -w FOLDER")
     from model import read_config
 
     run: RunConfig = read_config(path)["config"]
@@ -291,21 +287,14 @@ def expected_form(
         return reading.form, str(sample), sample
     if folder is not None:
         return read_form(None, files.names, classes, config.positive), str(folder), None
+    ways = "give --sample-submission, or the clips with -i FOLDER"
     if store is None:
-        raise UserError(
-            f"{config.work} holds no store to tell the ids: give --sample-submission, or the clips with -i FOLDER"
-        )
-    names = Names(names_of_tests(config.work))
+        raise UserError(f"{config.work} holds no store to tell the ids: {ways}")
+    parts = chain(read_clips(config.work, ["fname", "split"]), [load_rejected(config.work)])
+    names = Names(name for part in parts for name in part["fname"][part["split"] == "test"])
     if not len(names):
-        raise UserError(f"{store['root']} has no test clips: give --sample-submission, or the clips with -i FOLDER")
+        raise UserError(f"{store['root']} has no test clips: {ways}")
     return read_form(None, names, classes, config.positive), f"the test clips of {config.work}", None
-
-
-def names_of_tests(work: Path) -> Iterator[str]:
-    """The names of a store's test clips, with those that could not be read."""
-    rejected = load_rejected(work)
-    for part in chain(read_clips(work, ["fname", "split"]), [rejected]):
-        yield from part["fname"][part["split"] == "test"]
 
 
 def near_ties_beside(path: Path, form: Form, classes: tuple[str, ...], predicted: Ints) -> int | None:

@@ -59,21 +59,19 @@ def find_rows(ids: Sequence[str], fnames: Sequence[str], unlikely: Container[str
 
     rows = np.full(len(ids), -1, np.int64)
 
-    def take(left: Ints, id_key: Callable[[str], str], name_key: Callable[[str], str]) -> None:
-        known = pd.Index(hashes(map(name_key, fnames)))
+    def take(left: Ints, key: Callable[[str], str]) -> None:
+        known = pd.Index(hashes(map(key, fnames)))
         alone = np.flatnonzero(~known.duplicated(keep=False))
-        found = known[alone].get_indexer(hashes(id_key(ids[row]) for row in left.tolist()))
+        found = known[alone].get_indexer(hashes(key(ids[row]) for row in left.tolist()))
         rows[left[found >= 0]] = alone[found[found >= 0]]
 
-    take(np.arange(len(ids)), str, str)
+    take(np.arange(len(ids)), str)
     if (rows < 0).any():
         parents = {name.rpartition("/")[0] for name in fnames}
         folders = {part for parent in parents for part in folded(parent).split("/")}
         for key in (_last, _bare):  # the folders of an id are passed over where no folder of the clips is called so
-            left = np.flatnonzero(rows < 0)
-            free = [row for row in left.tolist() if folders.isdisjoint(_folders(ids[row]))]
-            if free:
-                take(np.array(free, np.int64), key, key)
+            free = [row for row in np.flatnonzero(rows < 0).tolist() if folders.isdisjoint(_folders(ids[row]))]
+            take(np.array(free, np.int64), key)
     left = np.flatnonzero(rows < 0)
     if len(left) and len(fnames):
         row_of = {fname: at for at, fname in enumerate(fnames)}
@@ -96,9 +94,7 @@ def _bare(name: str) -> str:
 
 
 def _folders(id_: str) -> list[str]:
-    if "/" not in id_ and "\\" not in id_:
-        return []
-    return [part for part in folded(tidy(id_)).split("/")[:-1] if part not in ("", ".", "..")]
+    return [part for part in folded(tidy(id_)).split("/")[:-1] if part not in ("", "..")]
 
 
 def id_faults(ids: Sequence[str], rows: Ints, fnames: Sequence[str], title: str = "") -> str:
@@ -132,13 +128,11 @@ def id_faults(ids: Sequence[str], rows: Ints, fnames: Sequence[str], title: str 
 def _with_nearest(ids: list[str], fnames: Sequence[str]) -> Iterator[str]:
     matcher = Matcher(list(fnames))
     for id_ in ids:
-        several = matcher.find(id_).several
-        if several:
-            yield f"{printable(id_)}, which may be {printable(' or '.join(several[:2]))}"
-        elif (nearest := matcher.nearest(id_)) is not None:
-            yield f"{printable(id_)}, nearest is {printable(nearest)}"
+        if several := matcher.find(id_).several:
+            yield printable(f"{id_}, which may be {' or '.join(several[:2])}")
         else:
-            yield printable(id_)
+            nearest = matcher.nearest(id_)
+            yield printable(f"{id_}, nearest is {nearest}" if nearest else id_)
 
 
 def windows_of(ids: Sequence[str], rows: Ints, fnames: Sequence[str]) -> str:

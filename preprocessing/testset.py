@@ -123,7 +123,9 @@ def _choose(root: Path, manifest: Path | None, listing: _Listing) -> tuple[_Cand
     for folders in (own, _near(root, own)):
         for path in dict.fromkeys(path for folder in folders for path in _samples_in(folder)):
             try:
-                found = _candidate(path, listing)
+                if path.suffix.lower() not in TABLES:
+                    raise UserError("it is no CSV: unpack or convert it")
+                found = listing.match(read_sample(path))
             except UserError as error:
                 refused[path] = str(error).removeprefix(f"{path}: ")
                 continue
@@ -142,13 +144,6 @@ def _choose(root: Path, manifest: Path | None, listing: _Listing) -> tuple[_Cand
     return chosen, [f"sample submission {path}: not used, as {why}; {ANOTHER}" for path, why in refused.items()]
 
 
-def _candidate(path: Path, listing: _Listing) -> _Candidate:
-    """UserError where the file at `path` is no sample submission."""
-    if path.suffix.lower() not in TABLES:
-        raise UserError("it is no CSV: unpack or convert it")
-    return listing.match(read_sample(path))
-
-
 def _near(root: Path, own: list[Path]) -> Iterator[Path]:
     """The folders above those of the data set, and those below its root."""
     yield from (folder.parent for folder in own if folder.parent not in own)
@@ -165,14 +160,9 @@ def _samples_in(folder: Path) -> list[Path]:
         names = [entry.name for entry in os.scandir(folder) if entry.name[0] != "."]
     except OSError:
         return []
-    found = [Path(folder, name) for name in names if "sub" in name.lower() and _is_sample(Path(name))]
+    near = [Path(folder, name) for name in names if "sub" in name.lower() and name.lower().endswith(TABLES + PACKED)]
+    found = [path for path in near if SAMPLE_NAME.fullmatch(compact(path.stem.removesuffix(".csv")))]
     return sorted(found, key=lambda path: (not _is_usual(path), path.name))
-
-
-def _is_sample(path: Path) -> bool:
-    suffix = path.suffix.lower()
-    stem = path.stem.removesuffix(".csv") if suffix in PACKED else path.stem
-    return suffix in TABLES + PACKED and SAMPLE_NAME.fullmatch(compact(stem)) is not None
 
 
 def _is_usual(path: Path) -> bool:

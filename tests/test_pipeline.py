@@ -333,9 +333,9 @@ def test_a_sample_submission_that_does_not_fit(
     path = tmp_path / "sample.csv"
     names = list(read(trained / "submission.csv")["fname"])
     for ids, says in (
-        ([*names, "other.wav"], "1 ids without a clip (such as other.wav)"),
-        ([*names, f"x/{names[0]}"], f"1 ids that mean another id's clip (such as {names[0]} and x/{names[0]})"),
-        ([*names, names[0]], "1 ids more than once"),
+        ([*names, "other.wav"], "1 id without a clip (such as other.wav)"),
+        ([*names, f"x/{names[0]}"], f"1 id for another id's clip (such as {names[0]} and x/{names[0]})"),
+        ([*names, names[0]], "1 id more than once"),
     ):
         pd.DataFrame({"fname": ids, "label": ""}).to_csv(path, index=False)
         line = infer_fails(trained, capsys, "--sample-submission", str(path))
