@@ -166,8 +166,6 @@ def wanted(form: ClipForm, clips: int) -> tuple[ClipForm, NDArray[np.int64]]:
 
 def part_of_folder(files: ClipFolder, rows: NDArray[np.int64]) -> ClipFolder:
     """The clips of those rows, which are in order."""
-    if len(rows) == len(files):
-        return files
     odd = {new: files.odd[row] for new, row in enumerate(rows.tolist()) if row in files.odd}
     size, mtime_ns = files.size[rows], files.mtime_ns[rows]
     return dataclasses.replace(

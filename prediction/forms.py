@@ -110,7 +110,7 @@ def training_clips(work: Path, root: Path, files: ClipFolder) -> set[str]:
 
 def probability_form(form: Form, classes: tuple[str, ...]) -> Form:
     """The form of the file of all probabilities that is written beside a submission."""
-    return Form((form.header[form.id_at], *classes), form.ids, probabilities=True)
+    return Form((form.header[form.id_at], *classes), form.ids, tuple(range(len(classes))))
 
 
 def probabilities_path(output: Path) -> Path:

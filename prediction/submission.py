@@ -66,8 +66,8 @@ def cells_of(rows: NDArray[np.float32], form: Form, classes: tuple[str, ...]) ->
     names = np.array(classes, object)
     if form.positive is not None:
         return pd.DataFrame({0: rows[:, form.positive]})
-    if form.probabilities:
-        return pd.DataFrame(rows)[form.classes_of_columns(classes)]
+    if form.columns:
+        return pd.DataFrame(rows)[list(form.columns)]
     if form.best == 1:
         return pd.DataFrame({0: names[rows.argmax(1)]})
     best = names[np.argsort(-rows, axis=1, kind="stable")[:, : form.best]]

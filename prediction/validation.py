@@ -183,11 +183,11 @@ def predictions(rows: list[Row], form: Form, classes: tuple[str, ...], problems:
         problems.add("labels that are no class", cells_of)
         return np.array([class_of.get(words[0], -1) if words else -1 for words in labels], np.int32), 0
     value = np.array([[number(cell, form.comma) for cell in cells[at + 1 :]] for _, cells in rows])
-    value = value.reshape(-1, len(form.header) - at - 1)
+    value = value.reshape(-1, len(form.titles))
     numbers = np.all((value >= 0) & (value <= 1), axis=1)
     problems.add("rows whose probabilities are not all numbers from 0 to 1", named(rows, ~numbers, at))
     if form.positive is None:
-        columns = np.array(form.classes_of_columns(classes), np.int32)
+        columns = np.array(form.columns, np.int32)
     elif len(classes) == 2 and form.positive >= 0:
         columns, value = np.array([form.positive, 1 - form.positive]), np.hstack([value, 1 - value])
     else:  # what the other classes have is not known

@@ -52,8 +52,7 @@ class Form:
 
     header: tuple[str, ...]  # of all columns
     ids: Sequence[str]
-    probabilities: bool = False  # whether a column for each class follows the id, in place of the label
-    columns: tuple[int, ...] = ()  # the class of each such column, -1 where it is none; (): the one it is called as
+    columns: tuple[int, ...] = ()  # of probabilities in place of the label: the class of each, -1 where it is none
     positive: int | None = None  # the class whose probability stands in place of the label; or UNKNOWN
     best: int = 1  # labels in a cell, the likeliest first
     separator: str = " "  # between them
@@ -74,11 +73,7 @@ class Form:
     @property
     def numbers(self) -> bool:
         """Whether the cells are probabilities."""
-        return self.probabilities or self.positive is not None
-
-    def classes_of_columns(self, classes: tuple[str, ...]) -> list[int]:
-        """The class of each column of probabilities."""
-        return list(self.columns) or [classes.index(title) for title in self.titles]
+        return bool(self.columns) or self.positive is not None
 
 
 @dataclass(frozen=True)
@@ -179,7 +174,7 @@ def _columns(sample: Sample, classes: tuple[str, ...]) -> Reading:
     """A column a class."""
     titles = sample.form.titles
     columns = classes_called(titles, classes)
-    form = replace(sample.form, probabilities=True, columns=tuple(columns))
+    form = replace(sample.form, columns=tuple(columns))
     what = "an id and a column for each class"
     if sorted(columns) == list(range(len(classes))):
         return Reading(form, what)
@@ -223,7 +218,8 @@ def compact(text: str) -> str:
 
 
 def words_in(title: str) -> list[str]:
-    return re.findall(r"[^\W_]+", folded(title))
+    """The words of prob_cat, prob(cat) or probCat."""
+    return re.findall(r"[^\W_]+", folded(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", title)))
 
 
 def _single(sample: Sample, classes: tuple[str, ...], may_be_share: bool) -> Reading:
@@ -300,7 +296,7 @@ def _share(sample: Sample, classes: tuple[str, ...], positive: str | None = None
     if len(sample.form.titles) != 1 or not _numbers(sample):
         raise UserError(f"--positive {positive}: {sample.path} has no single column of numbers; {sample.shown()}")
     title = sample.form.titles[0]
-    index = classes.index(positive) if positive else positive_class(title, classes)
+    index = classes.index(positive) if positive else _positive_class(title, classes)
     if index is not None:
         return Reading(replace(sample.form, positive=index), f"an id and the probability of {classes[index]}")
     question = f"whose probability is column {printable(title)}? say inference.py --positive with one of"
@@ -311,11 +307,7 @@ def _share(sample: Sample, classes: tuple[str, ...], positive: str | None = None
 def _named_class(title: str, classes: tuple[str, ...]) -> int | None:
     """The class that a column is called after, as is_whale, whale_probability or p(whale) is."""
     index = {compact(name): index for index, name in enumerate(classes)}
-    words = words_in(title)
-    for name in ("".join(words), "".join(_own_words(title)), re.sub("^(is|has|p|prob)", "", "".join(words))):
-        if name in index:
-            return index[name]
-    return None
+    return index.get(compact(title), index.get("".join(_own_words(title))))
 
 
 def _own_words(title: str) -> list[str]:
@@ -324,7 +316,7 @@ def _own_words(title: str) -> list[str]:
     return [word for word in words_in(title) if word not in usual]
 
 
-def positive_class(title: str, classes: tuple[str, ...]) -> int | None:
+def _positive_class(title: str, classes: tuple[str, ...]) -> int | None:
     """The class that a column of probabilities is meant for: the one in its title, else the positive one of two.
 
     Yes, 1 and the like are positive; so is whatever stands against no, background and the like, or against its own
@@ -334,13 +326,13 @@ def positive_class(title: str, classes: tuple[str, ...]) -> int | None:
         return named
     if len(classes) != 2:
         return None
-    plain = [compact(name) for name in classes]
-    for positive, negative in ((0, 1), (1, 0)):
-        if plain[positive] in POSITIVE and plain[negative] not in POSITIVE:
-            return positive
-        against = NEGATIVE | {word + plain[positive] for word in NEGATIONS}
-        if not _own_words(title) and plain[negative] in against and plain[positive] not in NEGATIVE:
-            return positive
+    one, other = map(compact, classes)
+    for index, positive, negative in ((0, one, other), (1, other, one)):
+        if positive in POSITIVE and negative not in POSITIVE:
+            return index
+        against = negative in NEGATIVE or negative in {word + positive for word in NEGATIONS}
+        if against and positive not in NEGATIVE and not _own_words(title):
+            return index
     return None
 
 

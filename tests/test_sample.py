@@ -44,13 +44,13 @@ def reading(
         ("Rain,BARK,Meow", (2, 0, 1)),
         ("prob_rain,prob_bark,prob_meow", (2, 0, 1)),
         ("rain_score,bark_score,meow_score", (2, 0, 1)),
+        ("probRain,probBark,probMeow", (2, 0, 1)),
         (" bark, meow, rain", (0, 1, 2)),
     ],
 )
 def test_a_column_a_class(tmp_path: Path, titles: str, columns: tuple[int, ...]) -> None:
     found = reading(tmp_path / "s.csv", f"id,{titles}\na.wav,0,0,1\n")
     assert found.form.columns == columns
-    assert found.form.probabilities
     assert found.form.header == tuple(f"id,{titles}".split(","))
     assert not found.misfit
 
@@ -120,6 +120,8 @@ def test_classes_with_spaces_are_told_apart_by_another_separator(tmp_path: Path)
         ("0 1", "target", "0", "1"),
         ("0 1", "label", "0.5", "1"),
         ("no_whale whale", "is_whale", "0", "whale"),
+        ("no_whale whale", "isWhale", "0", "whale"),
+        ("lane road", "plane", "0.5", None),
         ("no_whale whale", "probability", "0", "whale"),
         ("bird not-bird", "p", "0.1", "bird"),
         ("background speech", "score", "0.5", "speech"),
@@ -161,7 +163,7 @@ def test_a_column_of_numbers_is_a_probability(
 )
 def test_labels_stay_labels(tmp_path: Path, classes: str, title: str, cell: str) -> None:
     found = reading(tmp_path / "s.csv", f"id,{title}\na,{cell}\nb,{cell}\n", classes.split())
-    assert (found.form.positive, found.form.probabilities, found.misfit) == (None, False, "")
+    assert (found.form.numbers, found.misfit) == (False, "")
 
 
 def test_the_option_says_what_a_column_holds(tmp_path: Path) -> None:

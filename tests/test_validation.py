@@ -27,8 +27,8 @@ from util import Names
 
 ROOT = Path(__file__).parents[1]
 IDS = ("a.wav", "b,c.wav", "d.wav", "é.wav")
-LABELS = Form(("fname", "label"), Names(IDS), probabilities=False)
-SHARES = Form(("id", "sweep", "high", "low"), Names(IDS[:2]), probabilities=True)
+LABELS = Form(("fname", "label"), Names(IDS))
+SHARES = Form(("id", "sweep", "high", "low"), Names(IDS[:2]), tuple(map(CLASSES.index, ("sweep", "high", "low"))))
 GOOD = 'fname,label\na.wav,high\n"b,c.wav",low\nd.wav,high\né.wav,sweep\n'
 
 
@@ -80,7 +80,7 @@ def test_what_would_be_rejected(old: str, new: str, expected: list[str], tmp_pat
 def test_other_encodings_and_bad_samples(tmp_path: Path) -> None:
     assert problems(tmp_path / "s.csv", GOOD.encode("utf-16"))[1].startswith("it is not UTF-8 further on")
     with pytest.raises(UserError, match=r"a\.wav: stands more than once"):
-        problems(tmp_path / "s.csv", GOOD, Form(LABELS.header, Names(["a.wav", "b.wav", "a.wav"]), False))
+        problems(tmp_path / "s.csv", GOOD, Form(LABELS.header, Names(["a.wav", "b.wav", "a.wav"])))
 
 
 def test_rows_in_any_order_and_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,7 +88,7 @@ def test_rows_in_any_order_and_number(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(prediction.forms, "BLOCK_ROWS", 3)
     draw = np.random.default_rng(0)
     ids = [f"{number}.wav" for number in range(12)]
-    form = Form(LABELS.header, Names(ids), probabilities=False)
+    form = Form(LABELS.header, Names(ids))
     for _ in range(50):
         rows = draw.integers(0, 15, draw.integers(1, 20)).tolist()
         table = pd.DataFrame({"fname": [f"{row}.wav" for row in rows], "label": "low"})
