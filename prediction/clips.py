@@ -25,6 +25,7 @@ from preprocessing.files import ClipFolder, some
 from preprocessing.fullscale import FullScale, full_scales
 from preprocessing.store import load_rejected
 from preprocessing.summary import LONG
+from system.console import counted
 from system.errors import UserError
 from system.paths import CLIPS, STORE
 from util import Names
@@ -48,8 +49,8 @@ class Longer:
 
     def __str__(self) -> str:
         return (
-            f"{self.count:,} clips are longer than the window of {self.window:g} s by a quarter or more, up to "
-            f"{self.longest:.1f} s, and judged by their central {self.window:g} s: cut them, or train with longer "
+            f"{counted(self.count, 'clip')} longer than the window of {self.window:g} s by a quarter or more, up to "
+            f"{self.longest:.1f} s: judged by their central {self.window:g} s; cut them, or train with longer "
             "windows (preprocess.py --clip-seconds)"
         )
 
@@ -160,7 +161,8 @@ def wanted(form: ClipForm, clips: int) -> tuple[ClipForm, NDArray[np.int64]]:
         print(f"warning: {form.sample}: {form.remark}", file=sys.stderr)
     rows = np.unique(form.rows)
     if beyond := clips - len(rows):
-        print(f"labelling the {len(rows):,} clips that the sample submission names, and not the {beyond:,} others")
+        named, others = counted(len(rows), "clip"), counted(beyond, "other")
+        print(f"labelling {named} that the sample submission names, and not {others}")
     return dataclasses.replace(form, rows=np.searchsorted(rows, form.rows)), rows
 
 

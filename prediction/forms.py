@@ -20,8 +20,6 @@ from system.errors import UserError
 from system.paths import STORE
 from util import Names
 
-BLOCK_ROWS = 8192  # read and written at a time
-
 
 @dataclass(frozen=True)
 class ClipForm(Form):

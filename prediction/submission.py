@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from prediction.forms import BLOCK_ROWS, ClipForm, probabilities_path, probability_form
+from prediction.forms import ClipForm, probabilities_path, probability_form
 from prediction.validation import Check, check_submission
-from preprocessing.sample import Form
+from preprocessing.sample import BLOCK_ROWS, Form
 from system.errors import UserError
 from system.files import remove_leftovers, replacing
 

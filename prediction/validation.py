@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 
 from arg import InferenceConfig
 from prediction.distribution import NEAR_TIE, tell_labels
-from prediction.forms import BLOCK_ROWS, probabilities_path, probability_form, read_form, sample_for_folder
+from prediction.forms import probabilities_path, probability_form, read_form, sample_for_folder
 from preprocessing.files import ClipFolder
 from preprocessing.ids import hashes
-from preprocessing.sample import Form, form_of, read_sample, words_of
+from preprocessing.sample import BLOCK_ROWS, Form, form_of, read_sample, words_of
 from preprocessing.store import load_rejected, load_store, read_clips
 from preprocessing.tables import Format, table_format
 from system.console import counted
@@ -84,7 +84,7 @@ def check_submission(path: Path, form: Form, classes: tuple[str, ...]) -> Check:
     index = pd.Index(hashes(form.ids))
     if not index.is_unique:
         twice = form.ids[int(index.duplicated().argmax())]
-        raise UserError(f"{twice}: stands more than once among the ids that a submission must have")
+        raise UserError(f"{shown(twice)}: the sample submission has this id more than once")
     problems, wanted, near_ties, at = Problems(), len(form.header), 0, form.id_at
     predicted = np.full(len(index), -1, np.int32)
     seen, last = np.zeros(len(index), np.bool_), -1  # the ids so far, and the place of the last one

@@ -19,8 +19,8 @@ from preprocessing.tables import Format, read_rows, table_format
 from system.errors import UserError
 from util import Names
 
-BLOCK_ROWS = 8192  # read at a time
-MOST_LABELS = 5000  # different cells that are looked at
+BLOCK_ROWS = 8192  # read or written at a time
+MOST_LABELS = 5000  # different cells, after which no more are looked at
 SEPARATORS = "|;, "  # of several labels in a cell
 UNKNOWN = -1  # in place of a class
 NO_CLASS = "none"  # of --positive: the column holds labels
@@ -83,7 +83,7 @@ class Sample:
     path: Path
     form: Form  # as far as it does not depend on the classes
     first_row: list[str]
-    cells: tuple[str, ...]  # the different cells of a single column behind the ids, in order; at most MOST_LABELS
+    cells: tuple[str, ...]  # the different cells of a single column behind the ids, in order
 
     def shown(self) -> str:
         """Its header and its first row, for a message."""
@@ -132,7 +132,7 @@ def _collected(path: Path, shape: Format, rows: Iterator[list[str]]) -> Sample:
         comma = comma or (shape.delimiter == ";" and any("," in cell and NUMBER.fullmatch(cell) for cell in values))
         block = list(islice(rows, BLOCK_ROWS))
     form = Form(header, ids, first_number=number, format=shape, comma=comma)
-    return Sample(path, form, first[0] if first else [], tuple(cells)[:MOST_LABELS])
+    return Sample(path, form, first[0] if first else [], tuple(cells))
 
 
 def _shown(cells: Sequence[str], shape: Format) -> str:

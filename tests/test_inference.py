@@ -21,8 +21,8 @@ from torch import Tensor, nn
 import inference
 import model
 import prediction.ensembles
-import prediction.forms
 import prediction.labelling
+import prediction.submission
 import preprocess
 import report
 import train
@@ -746,7 +746,7 @@ def test_ids_are_matched_as_a_dictionary_would() -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 3, 10])
 def test_a_submission_in_blocks_is_that_in_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
-    monkeypatch.setattr(prediction.forms, "BLOCK_ROWS", 3)
+    monkeypatch.setattr(prediction.submission, "BLOCK_ROWS", 3)
     names = [f"{number:02},x" for number in range(count)]
     rows = np.random.default_rng(0).dirichlet(np.ones(3), count).astype(np.float32)
     form = read_form(None, Names(names[::-1]), CLASSES)

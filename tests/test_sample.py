@@ -399,7 +399,7 @@ def test_the_sample_beside_the_data_names_the_test_clips(
         assert check(trained, output, *options) == 0
     assert len(set(results)) == 1
     assert [line.split(",")[0] for line in results[0][0].decode().splitlines()] == ["fname", *test["fname"]]
-    assert "labelling the 5 clips that the sample submission names, and not the 13 others" in capsys.readouterr().out
+    assert "labelling 5 clips that the sample submission names, and not 13 others" in capsys.readouterr().out
     sound(copies / "another.wav", 0, 99)  # which is not of this data set
     assert infer(trained, tmp_path / "more.csv", "-i", copies) == 0
     assert len(pd.read_csv(tmp_path / "more.csv")) == 6

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 import inference
-import prediction.forms
+import prediction.validation
 from model import save_checkpoint
 from prediction.forms import read_form
 from prediction.submission import write_submission
@@ -79,13 +79,13 @@ def test_what_would_be_rejected(old: str, new: str, expected: list[str], tmp_pat
 
 def test_other_encodings_and_bad_samples(tmp_path: Path) -> None:
     assert problems(tmp_path / "s.csv", GOOD.encode("utf-16"))[1].startswith("it is not UTF-8 further on")
-    with pytest.raises(UserError, match=r"a\.wav: stands more than once"):
+    with pytest.raises(UserError, match=r"a\.wav: the sample submission has this id more than once"):
         problems(tmp_path / "s.csv", GOOD, Form(LABELS.header, Names(["a.wav", "b.wav", "a.wav"])))
 
 
 def test_rows_in_any_order_and_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against counting by hand, in blocks of three."""
-    monkeypatch.setattr(prediction.forms, "BLOCK_ROWS", 3)
+    monkeypatch.setattr(prediction.validation, "BLOCK_ROWS", 3)
     draw = np.random.default_rng(0)
     ids = [f"{number}.wav" for number in range(12)]
     form = Form(LABELS.header, Names(ids))
