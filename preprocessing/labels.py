@@ -20,8 +20,8 @@ SHOWN = 5  # of what is listed
 UNKNOWN = "unknown"  # all words of a challenge that do not count
 ANY = "*"  # in an old label: any text
 # Columns of a table for --map as people call them.
-OLD_NAMES = "old old_label old_name from from_label label class source original before word category"
-NEW_NAMES = "new new_label new_name to to_label target mapped mapped_to after superclass group"
+OLD_NAMES = "old old_label from label class source original word category"
+NEW_NAMES = "new new_label to target mapped mapped_to group"
 
 
 def label_map(config: PreprocessConfig) -> dict[str, str]:
@@ -86,8 +86,10 @@ def map_labels(files: Sequence[File], mapping: Mapping[str, str]) -> tuple[list[
     new, absent = _resolve(mapping, set(trained), set(tested))
     notes = []
     if absent:
-        says = f"no clip has the label {', '.join(_with_nearest(label, [*trained, *tested]) for label in absent[:5])}"
-        says += f" and {len(absent) - 5} more" if len(absent) > 5 else ""
+        says = (
+            f"no clip has the label {', '.join(_with_nearest(label, [*trained, *tested]) for label in absent[:SHOWN])}"
+        )
+        says += f" and {len(absent) - SHOWN} more" if len(absent) > SHOWN else ""
         if not new:
             raise UserError(f"--map: {says}; the labels are {some(sorted(trained), 'label')}")
         notes.append(f"--map: {says}")
@@ -176,19 +178,23 @@ def check_names(files: Sequence[File], entries: Sequence[tuple[str, ...]]) -> li
     UserError where a class is a list of others: several labels a clip.
     """
     count = Counter(file.label for file in files if file.split == "train" and not file.reason)
-    tested = Counter(file.label for file in files if file.split == "test" and file.label)
+    every = count + Counter(file.label for file in files if file.split == "test" and file.label)
     lists, notes = find_lists(count), []
+    for old, new in read_map(entries).items():
+        if old == new:  # said to be a class of its own
+            lists.plain.pop(old, None)
+            lists.doubtful.pop(old, None)
     if lists.plain:
         several = sorted(lists.plain, key=lambda label: (-count[label], label))
         example = next(file.fname for file in files if file.label == several[0] and not file.reason)
         clips, what = sum(count[label] for label in several), "class" if len(several) == 1 else "classes"
-        parts = sorted({part for label in several for part in lists.plain[label]})
         first = min(lists.plain[several[0]], key=lambda part: (part not in count, part))
         raise UserError(
             f"several labels a clip: {clips:,} clips of {len(several):,} {what} such as {several[0]!r} "
-            f"({printable(example)}), a list of {some(lists.plain[several[0]], 'label')}, of {len(parts):,} in all; "
+            f"({printable(example)}), a list of {some(lists.plain[several[0]], 'label')}; "
             f"one label a clip is supported: {_drop_option(several, count, entries)} drops such clips, "
-            f"{map_option({several[0]: first}, entries)} takes one of their labels"
+            f"{map_option({several[0]: first}, entries)} takes one of their labels, "
+            f"{map_option({several[0]: several[0]}, entries)} keeps a class that is no list"
         )
     if lists.doubtful:
         told = [
@@ -197,10 +203,10 @@ def check_names(files: Sequence[File], entries: Sequence[tuple[str, ...]]) -> li
         notes.append("classes that may be lists of other classes, taken as classes of their own: "
                      f"{'; '.join(told[:SHOWN])}{_and_more(told)}: "
                      f"{_drop_option(list(lists.doubtful), count, entries)} drops them")  # fmt: skip
-    alike = find_look_alikes(count + tested)
+    alike = find_look_alikes(every)
     if alike := [labels for labels in alike if any(label in count for label in labels)]:
         joined = {label: labels[0] for labels in alike for label in labels[1:]}
-        told = [" and ".join(_told(label, labels, count + tested) for label in labels) for labels in alike]
+        told = [" and ".join(_told(label, labels, every) for label in labels) for labels in alike]
         notes.append("labels that differ only in capitals, spaces, hyphens or Unicode form: "
                      f"{'; '.join(told[:SHOWN])}{_and_more(told)}: "
                      f"{map_option(joined, entries)} joins them")  # fmt: skip
@@ -234,7 +240,8 @@ def map_option(changes: Mapping[str, str], entries: Sequence[tuple[str, ...]], p
 
 def _drop_option(lists: Sequence[str], labels: Iterable[str], entries: Sequence[tuple[str, ...]]) -> str:
     """The option --map that drops `lists` of `labels`: where they are many, by a separator that no other label has."""
-    marks = [mark for mark in (*STRONG, *"+&/") if all(label in lists for label in labels if mark in label)]
+    gone = set(lists)
+    marks = [mark for mark in (*STRONG, *"+&/") if all(label in gone for label in labels if mark in label)]
     patterns = [f"*{mark}*" for mark in marks if len(lists) > SHOWN and any(mark in label for label in lists)]
     return map_option(dict.fromkeys(lists, ""), entries, patterns)
 
@@ -316,13 +323,6 @@ def find_look_alikes(count: Mapping[str, int]) -> list[list[str]]:
 
 def _skeleton(label: str) -> str:
     """What two such labels have in common. What parts two numbers stays, and so do the signs of -1 and A-."""
-    text = _seen(_seen(label).casefold()).strip()
-
-    def kept(found: re.Match[str]) -> str:
-        before, after = text[: found.start()], text[found.end() :]
-        if before[-1:].isdigit() and after[:1].isdigit():
-            return "-"
-        sign = "-" in found[0] and (after[:1].isdigit() if not before else not after and len(before) < 3)
-        return "-" if sign else ""
-
-    return re.sub(r"[\s_\-\u2010-\u2015]+", kept, text)
+    letter, gap = r"[^\W\d_]", r"[\s_\-\u2010-\u2015]+"
+    text = _seen(_seen(label).casefold()).strip(" _")
+    return re.sub(rf"(?<={letter}){gap}(?=[^\W_])|(?<=[^\W_]){gap}(?={letter})", "", text)

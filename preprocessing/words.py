@@ -21,29 +21,26 @@ def listed(text: str) -> frozenset[str]:
 
 # Words before a number, by what the number then is.
 SPEAKERS = listed(
-    "speaker spk spkr sp subject subj sub pat pid sid uid participant person user actor talker singer voice client "
-    "recording rec session ses sess source src id bird animal patient device station site"
+    "speaker spk spkr sp subject subj sub sid uid participant person user actor talker singer voice client patient pat "
+    "pid recording rec session ses source src id bird animal device station site"
 )
 COUNTERS = listed(
-    "take rep repetition trial try utt utterance clip sample smp part seg segment chunk slice no nr num number idx "
-    "index version ver v copy track t n r x audio file wav sound aug fold split set train test val batch disc disk"
+    "take rep repetition trial utt utterance clip sample part seg segment chunk slice no nr num number index version v "
+    "copy track t n r x audio file wav sound aug fold split set train test val batch"
 )
 # What two kinds of clips may be called that are no two speakers.
 CONDITIONS = listed(
-    "clean noisy noise quiet loud male female man woman m f normal slow fast left right l r mono stereo near far orig "
-    "original aug augmented pitch stretch shift speed tempo time reverb echo volume gain white pink high low hi lo md "
-    "xx in out real fake day night train test val valid dev"
+    "clean noisy noise quiet loud male female man woman m f normal slow fast left right l r mono stereo near far "
+    "original aug augmented pitch stretch shift speed reverb echo high low hi lo md xx real fake day night train test "
+    "val valid dev"
 )
-DAYS = listed(
-    "jan feb mar apr may jun jul aug sep sept oct nov dec january february march april june july august september "
-    "october november december mon tue wed thu fri sat sun monday tuesday wednesday thursday friday saturday sunday"
-)
+MONTHS = listed("jan feb mar apr may jun jul aug sep oct nov dec")
 # What is said in many data sets: labels rather than names of people.
 WORDS = listed(
     "zero one two three four five six seven eight nine ten yes no up down left right on off stop go backward forward "
     "follow learn visual bed bird cat dog happy house marvin sheila tree wow angry anger sad sadness neutral fear "
-    "fearful disgust surprise surprised calm happiness boredom bored open close start play pause rain wind siren "
-    "silence unknown noise speech music"
+    "disgust surprise calm happiness boredom open close start play pause rain wind siren silence unknown noise speech "
+    "music"
 )
 
 
@@ -51,17 +48,15 @@ class WordGroups:
     """The groups that the words of names tell, whatever their place and case (--group names).
 
     Of a name's words (folded, split at what is no letter and no digit) those count that are no number, no letter and no
-    name of a class, that not nearly all names have, and that another name has, too.
+    name of a class, that not nearly all names have, and that another name has, too. Numbers after a word are takes
+    (anna03), but after a code or speaker they are a part of it (p225, speaker3).
     """
 
     def __init__(self, names: Sequence[str], labels: Sequence[str]) -> None:
         words = [_words(name, label) for name, label in zip(names, labels, strict=True)]
-        self._dropped = {piece for label in set(labels) for piece in _pieces(label)} | COUNTERS | DAYS
-        labels = [_fold(label) for label in labels]
-        self._glued = self._are_glued(words, labels)
-        self._dropped |= self._common(words, labels)
-        self._numbered = self._with_counters(words, labels)
-        kept = [self._kept(own, label) for own, label in zip(words, labels, strict=True)]
+        self._dropped = {piece for label in set(labels) for piece in _pieces(label)} | COUNTERS | MONTHS
+        self._dropped |= _common(words, labels)
+        kept = [self._kept(own) for own in words]
         count = Counter(word for own in kept for word in own)
         self._known = frozenset(word for word, names_with in count.items() if names_with > 1)
         partners = defaultdict[str, set[str]](set)  # words that stand beside it in some name
@@ -74,7 +69,7 @@ class WordGroups:
 
     def group(self, name: str) -> str:
         """The group of another name, whose label is not known; '' where it tells none."""
-        return self._chosen(self._kept(_words(name, ""), ""))
+        return self._chosen(self._kept(_words(name, "")))
 
     def _chosen(self, words: Sequence[str]) -> str:
         """The group that a name with these words is of: of several words those that stand with the fewest others."""
@@ -87,46 +82,24 @@ class WordGroups:
         known = self._known.intersection(words)
         return known - CONDITIONS or known
 
-    @staticmethod
-    def _are_glued(words: Sequence[Sequence[str]], labels: Sequence[str]) -> bool:
-        """Whether most names that lack their label as a word have it at an end of one."""
-        without = [(own, label) for own, label in zip(words, labels, strict=True) if label and label not in own]
-        glued = sum(any(_cut(word, label) for word in own) for own, label in without)
-        return 2 * glued > len(without)
-
-    @staticmethod
-    def _common(words: Sequence[Sequence[str]], labels: Sequence[str]) -> set[str]:
-        """The words that nearly all names have, or all of one label and no others: another word for it."""
-        count = Counter(word for own in words for word in set(own))
-        size = Counter(labels)
-        pairs = Counter((word, label) for own, label in zip(words, labels, strict=True) for word in set(own))
-        aliases = {word for (word, label), clips in pairs.items()
-                   if len(size) > 1 and clips >= MOST * count[word] and clips >= 0.8 * size[label]}  # fmt: skip
-        return {word for word, clips in count.items() if clips >= 0.98 * len(words)} | aliases
-
-    @staticmethod
-    def _with_counters(words: Sequence[Sequence[str]], labels: Sequence[str]) -> set[str]:
-        """The words whose numbers tell the clips of a label apart, as counters do: of anna03 and bob12."""
-        clips = Counter((word, label) for own, label in zip(words, labels, strict=True) for word in own)
-        sizes = defaultdict[str, list[int]](list)
-        for (word, _), size in clips.items():
-            if (found := NUMBERED.fullmatch(word)) and len(found[1]) > 2 and found[1] not in SPEAKERS:
-                sizes[found[1]].append(size)
-        return {word for word, found in sizes.items() if len(found) > 2 and sum(found) < 1.5 * len(found)}
-
-    def _kept(self, words: Sequence[str], label: str) -> list[str]:
+    def _kept(self, words: Sequence[str]) -> list[str]:
         kept = []
-        glued = self._glued and label not in words
         for word in words:
             bare = word.strip("0123456789")
             if len(word) < 2 or not bare or word in self._dropped or bare in self._dropped:
                 continue
-            if bare in self._numbered:
-                word = bare
-            word = (glued and label and _cut(word, label)) or word
-            if word not in kept:
-                kept.append(word)
-        return kept
+            kept.append(bare if len(bare) > 2 and bare not in SPEAKERS and bare.isalpha() else word)
+        return list(dict.fromkeys(kept))
+
+
+def _common(words: Sequence[Sequence[str]], labels: Sequence[str]) -> set[str]:
+    """The words that nearly all names have, or all of one label and no others: another word for it."""
+    count = Counter(word for own in words for word in set(own))
+    size = Counter(labels)
+    pairs = Counter((word, label) for own, label in zip(words, labels, strict=True) for word in set(own))
+    aliases = {word for (word, label), clips in pairs.items()
+               if len(size) > 1 and clips >= MOST * count[word] and clips >= 0.8 * size[label]}  # fmt: skip
+    return {word for word, clips in count.items() if clips >= 0.98 * len(words)} | aliases
 
 
 def _fold(text: str) -> str:
@@ -148,14 +121,6 @@ def _words(name: str, label: str) -> list[str]:
 def _pieces(label: str) -> set[str]:
     pieces = FIELD.findall(_fold(label))
     return {*pieces, "".join(pieces)}
-
-
-def _cut(word: str, label: str) -> str:
-    """What is left of `word` without `label` at one of its ends, numbers aside; '' where that is nothing."""
-    bare = word.strip("0123456789")
-    if bare.startswith(label):
-        return bare.removeprefix(label)
-    return word[: word.rindex(label)] if bare.endswith(label) else ""
 
 
 def group_by_words(files: Sequence[File]) -> list[File]:

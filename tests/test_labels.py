@@ -185,7 +185,7 @@ def fill_classes(root: Path, count: dict[str, int]) -> Path:
 
 def options_in(text: str) -> list[list[str]]:
     """The words after each --map in a message, as a shell takes them."""
-    found = re.findall(r"--map (.*?) (?:drops|takes|joins)", text)
+    found = re.findall(r"--map (.*?) (?:drops|takes|joins|keeps)", text)
     return [shlex.split(words) for words in found]
 
 
@@ -229,16 +229,23 @@ def test_several_labels_a_clip_are_refused_with_ways_out_that_work(tmp_path: Pat
         labels(tmp_path / "a", *words)
     text = str(error.value)
     assert "several labels a clip: 2 clips of 1 class such as 'bark,meow' (6.wav), a list of 2 labels" in text
-    drop, take = options_in(text)
+    drop, take, _ = options_in(text)
     assert (drop, take) == (["bark,meow="], ["bark,meow=bark"])
     assert len(labels(tmp_path / "a", *words, "--map", *drop)[0]) == 7
     assert list(labels(tmp_path / "a", *words, "--map", *take)[0].values()).count("bark") == 5
+
+    words = ["--manifest", str(fill_classes(tmp_path / "c", {"bass": 9, "guitar": 9, "bass guitar": 2}))]
+    with pytest.raises(UserError, match="keeps a class that is no list") as error:
+        labels(tmp_path / "c", *words)
+    keep = options_in(str(error.value))[2]
+    assert keep == ["bass guitar=bass guitar"]
+    assert list(labels(tmp_path / "c", *words, "--map", *keep)[0].values()).count("bass guitar") == 2
 
     count = {"a": 9, "b": 9, **{f"a;{letter}": 1 for letter in "bcdefgh"}, "['b', 'a']": 1, "rain": 2}
     words = ["--manifest", str(fill_classes(tmp_path / "b", count)), "--map", "rain=['a', 'b']"]
     with pytest.raises(UserError, match="10 clips of 9 classes") as error:
         labels(tmp_path / "b", *words)
-    drop, _ = options_in(str(error.value))
+    drop, *_ = options_in(str(error.value))
     assert drop == ["rain=['a', 'b']", "*,*=", "*;*=", "rain="]  # also what was mapped to such a class
     assert set(labels(tmp_path / "b", *words[:2], "--map", *drop)[0].values()) == {"a", "b"}
 

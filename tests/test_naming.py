@@ -105,6 +105,8 @@ LABELLED: dict[str, list[Clip]] = {
     "a name": clips_of("{w}/{s}.wav", "{w}", "{s}", w=("ja", "nein", "doch"), s=NAMES),
     "a name with a number": clips_of("{w}/{s}{n:02}.wav", "{w}", "{s}", w=WORDS, s=NAMES, n=range(4)),
     "codes": clips_of("{w}/{g}{s:02}_{n}.wav", "{w}", "{g}{s:02}", w=WORDS, g="mf", s=range(1, 5), n=range(3)),
+    "TIMIT's regions": [(f"TRAIN/DR{r}/F0{r}{s}/SA{n}.WAV", f"DR{r}", f"F0{r}{s}") for r in range(3) for s in range(4)
+                        for n in range(4)],
     "VCTK": [(f"{'mf'[s % 2]}/p{s}_{n:03}.wav", "mf"[s % 2], f"p{s}") for s in range(225, 240) for n in range(9)],
     "slices of recordings": [(f"{w}/XC{x}_{n}.wav", w, f"XC{x}") for w in WORDS
                              for x in DRAW.sample(range(10_000, 999_999), 8) for n in range(4)],
@@ -213,8 +215,8 @@ MIXED: dict[str, list[Clip]] = {
     "the ten digits": [(f"{w}/{name}", w, speaker) for w in WORDS for name, speaker in ten_digits(w)],
     "folders of another name": [(f"{k}/{name}", str(k), who) for k, w in enumerate(WORDS)
                                 for name, who in ten_digits(w)],
-    "glued": [(f"{w}/{name}", w, who) for w in WORDS for n in range(4) for name, who in (
-        (f"anna{w.upper()}{n}.wav", "anna"), (f"{w}-bob_ ({n}).wav", "bob"), (f"{w.title()}Carl {n}.wav", "carl"))],
+    "numbers of takes": [(f"{w}/{name}", w, who) for w in WORDS for n in range(4) for name, who in (
+        (f"anna{n}_{w}.wav", "anna"), (f"{w}-bob{n}.wav", "bob"), (f"{w.title()} Carl{n}.wav", "carl"))],
     "numbers of speakers": [(f"{w}/{name}", w, f"speaker{s}") for w in WORDS for s in range(1, 5) for n in range(3)
                             for name in (f"speaker {s} {w} {n}.wav", f"{w}_Speaker{s}_({n}).wav",
                                          f"SPEAKER_{s}-{w}{n}.wav")],
