@@ -17,6 +17,7 @@ from preprocessing.words import CONDITIONS, COUNTERS, FIELD, MONTHS, MOST, NUMBE
 
 ENDING = r"\.\w+$"
 UUID = re.compile(r"[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}", re.IGNORECASE)
+MEASURE = re.compile(r"\d+(?:db|k?hz|m?s|[ck]?m|rpm|bits?|kbps)")  # a condition, no speaker
 YEAR, MONTH, DAY = r"(?:19|20)\d\d", "(?:0[1-9]|1[0-2])", "(?:0[1-9]|[12][0-9]|3[01])"
 DATES = [  # rec20240131, 20240131t2359, 31012024, 240131, 31jan2024
     re.compile(rf"[^\W\d_]*{form}(?:t?\d{{4,6}}z?)?")
@@ -55,6 +56,8 @@ SHAPES = (
           r"(?P<group>1\d{3})_[A-Z]{3}_[A-Z]{3}_"),
     Shape("EMO-DB", r"\d\d[ab]\d\d[A-Z][a-z]?", rf"\d(?P<label>[A-Z])[a-z]?{ENDING}", r"(?P<group>\d\d)[ab]\d\d[A-Z]"),
     Shape("TESS", r"[OY]AF_[a-z]+_[a-z]+", rf"_(?P<label>[a-z]+){ENDING}", r"(?P<group>[OY]AF)_[a-z]+_"),
+    Shape("SAVEE", r"(?:DC|JE|JK|KL)_(?:a|d|f|h|n|sa|su)\d\d", rf"_(?P<label>[a-z]+)\d+{ENDING}",
+          r"(?P<group>DC|JE|JK|KL)_[a-z]+\d"),
 )  # fmt: skip
 
 
@@ -310,20 +313,21 @@ def _mark_dates(columns: Sequence[Column]) -> None:
 def _group_column(columns: Sequence[Column]) -> Column | None:
     """The part that tells the speaker or the recording; None where none stands out."""
     ranked = defaultdict[int, list[Column]](list)
-    for at, column in enumerate(columns):  # but takes called A, B and C
+    for at, column in enumerate(columns):
         finer = len(column.count) >= (2 if column.folder else 3) * len(set(column.labels))
         if not column.able or column.tells_label or column.in_capitals_too or not (column.across or finer):
             continue
-        if column.is_said or column.holds_label or (column.is_words and max(map(len, column.count)) == 1):
+        takes = column.is_words and max(map(len, column.count)) == 1  # A, B and C
+        if column.is_said or column.holds_label or takes or all(map(MEASURE.fullmatch, column.folded)):
             continue
-        takes = any(later.counts_up and not later.is_date and not later.tells_label for later in columns[at + 1 :])
+        counted = any(later.counts_up and not later.is_date and not later.tells_label for later in columns[at + 1 :])
         if column.named:
             ranked[0].append(column)
         elif column.folder:
             ranked[1].append(column)
         elif column.is_words or (column.repeats and not column.counts_up):
             ranked[2].append(column)
-        elif column.repeats and len(column.count) > 2 and takes:  # else it may count these itself
+        elif column.repeats and len(column.count) > 2 and counted:  # else it may count these itself
             ranked[3].append(column)
     if not ranked:
         return None

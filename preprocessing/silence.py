@@ -61,7 +61,7 @@ def cut_silence(
     most = 1 + (length - window) // max(1, round(NEAREST_SECONDS * sample_rate)) if overlap else room
     if count > most.sum():
         raise UserError(f"--silence {count}: the noise recordings have at most {most.sum():,} pieces of {seconds:g} s; "
-                        "give more of them with --noise DIR")  # fmt: skip
+                        f"use --silence {most.sum()} or less, or give more recordings with --noise DIR")  # fmt: skip
     share = _shares(count, room if overlap else np.ones_like(room), most)
     pieces, constant = Pieces([], [], []), 0
     for (file, audio), number in zip(long, share.tolist(), strict=True):

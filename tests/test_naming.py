@@ -69,6 +69,7 @@ FLAT = {
     "CREMA-D": clips_of("{a}_{s}_{e}_XX.wav", "{e}", "{a}", a=range(1001, 1012), s=("DFA", "IEO", "TSI"),
                         e=("ANG", "DIS", "FEA", "HAP")),
     "EMO-DB": clips_of("{s:02}{t}{e}a.wav", "{e}", "{s:02}", s=(3, 8, 9, 10), t=("a01", "b02"), e="WLEAFTN"),
+    "SAVEE": clips_of("{s}_{e}{n:02}.wav", "{e}", "{s}", s=("DC", "JE"), e=("a", "sa", "su"), n=range(1, 6)),
     "hyphens": clips_of("{w}-{s}-{n:02}.wav", "{w}", "{s}", w=("yes", "no"), s=NAMES, n=range(4)),
     "the word second": clips_of("{s}-{w}-{n:02}.wav", "{w}", "{s}", w=("yes", "no"), s=NAMES, n=range(4)),
     "words for parts": clips_of("speaker{s:02}_take{n}_{w}.wav", "{w}", "speaker{s:02}", w=("ja", "nein"),
@@ -189,6 +190,8 @@ SILENT: dict[str, Callable[[str, int], str]] = {
     ).format(word=word, n=n),
     "letters of takes": lambda word, n: f"{1000 * len(word) + n}-{'ABC'[n % 3]}",
     "numbers and letters": lambda word, n: f"{n // 2}{'ab'[n % 2]}",
+    "measure": lambda word, n: f"{word}_{(0, 5, 10)[n % 3]}dB_{n // 3}",
+    "years": lambda word, n: f"{2019 + n % 2}_{n // 2:02}_{word}",
     "condition": lambda word, n: f"{word}_{('clean', 'noisy')[n % 2]}_{n // 2}",
     "a class of another name": lambda word, n: f"{word.upper()[:2]}_{n}",
 }
