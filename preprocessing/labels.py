@@ -86,9 +86,8 @@ def map_labels(files: Sequence[File], mapping: Mapping[str, str]) -> tuple[list[
     new, absent = _resolve(mapping, set(trained), set(tested))
     notes = []
     if absent:
-        says = (
-            f"no clip has the label {', '.join(_with_nearest(label, [*trained, *tested]) for label in absent[:SHOWN])}"
-        )
+        near = [_with_nearest(label, [*trained, *tested]) for label in absent[:SHOWN]]
+        says = f"no clip has the label {', '.join(near)}"
         says += f" and {len(absent) - SHOWN} more" if len(absent) > SHOWN else ""
         if not new:
             raise UserError(f"--map: {says}; the labels are {some(sorted(trained), 'label')}")
@@ -97,11 +96,10 @@ def map_labels(files: Sequence[File], mapping: Mapping[str, str]) -> tuple[list[
     origin = defaultdict(list)
     for old in sorted(new):
         origin[new[old]].append(old)
-    changed = {target: olds for target, olds in origin.items() if olds != [target]}
     made = [
         f"{target} from {some(olds, 'label')}, {sum(count[old] for old in olds):,} clips"
-        for target, olds in sorted(changed.items())
-        if target
+        for target, olds in sorted(origin.items())
+        if target and olds != [target]
     ]
     if made:
         notes.append(f"labels joined or renamed: {'; '.join(made[:SHOWN])}{_and_more(made)}")
@@ -124,12 +122,10 @@ def _resolve(mapping: Mapping[str, str], trained: set[str], tested: set[str]) ->
     A label in full goes before one with *, and of these the longest. * never means what only test clips are called: it
     may be the name of a folder.
     """
-    known = sorted(trained | tested)
     by_form = defaultdict(list)
-    for label in known:
+    for label in sorted(trained | tested):
         by_form[_in_one_form(label)].append(label)
-    new, absent = {}, []
-    patterns = []
+    new, absent, patterns = dict[str, str](), list[str](), list[str]()
     for old, target in mapping.items():
         if old in trained or old in tested:
             new[old] = target
@@ -203,8 +199,7 @@ def check_names(files: Sequence[File], entries: Sequence[tuple[str, ...]]) -> li
         notes.append("classes that may be lists of other classes, taken as classes of their own: "
                      f"{'; '.join(told[:SHOWN])}{_and_more(told)}: "
                      f"{_drop_option(list(lists.doubtful), count, entries)} drops them")  # fmt: skip
-    alike = find_look_alikes(every)
-    if alike := [labels for labels in alike if any(label in count for label in labels)]:
+    if alike := [labels for labels in find_look_alikes(every) if any(label in count for label in labels)]:
         joined = {label: labels[0] for labels in alike for label in labels[1:]}
         told = [" and ".join(_told(label, labels, every) for label in labels) for labels in alike]
         notes.append("labels that differ only in capitals, spaces, hyphens or Unicode form: "

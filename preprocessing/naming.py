@@ -79,6 +79,7 @@ class Column:
         self.count = Counter(values)
         self.pairs = Counter(zip(values, labels, strict=True))
         self.folded = {value.casefold() for value in self.count}
+        self.in_capitals_too = len(self.folded) < len(self.count)  # no pattern joins these
 
     @cached_property
     def prefix(self) -> str | None:
@@ -145,11 +146,6 @@ class Column:
     def repeats(self) -> bool:
         """Whether something else tells clips apart that have its value and their label in common."""
         return len(self.values) >= 1.5 * len(self.pairs)
-
-    @cached_property
-    def in_capitals_too(self) -> bool:
-        """Whether values differ only in capitals: no pattern joins them."""
-        return len(self.folded) < len(self.count)
 
     @cached_property
     def holds_label(self) -> bool:
@@ -244,20 +240,16 @@ def _by_place(names: Sequence[str], columns: Sequence[Column], rows: Sequence[in
     elif (label := _label_column(columns)) is None:
         return None
     else:
-        others = [column for column in columns if column is not label and not label.splits(column)]
-        group = _group_column([_labelled(column, label.values) for column in others])
+        again, _ = _columns([names[row] for row in rows], label.values)
+        others = [own for own, column in zip(again, columns, strict=True)
+                  if column is not label and not label.splits(column)]  # fmt: skip
+        group = _group_column(others)
     found = {what: column for what, column in (("label", label), ("group", group)) if column}
     if not found:
         return None
     says = " and ".join(column.shown(f"{what}s", "") for what, column in found.items())
     options = {f"{what}_pattern": column.pattern.replace("{}", what) for what, column in found.items()}
     return Reading(f"{says}, as in {printable(names[rows[0]])}{_strays(len(names) - len(rows))}", options)
-
-
-def _labelled(column: Column, labels: Sequence[str]) -> Column:
-    own = Column(column.name, column.pattern, column.values, labels, column.folder, column.before)
-    own.is_date = column.is_date
-    return own
 
 
 def _columns(names: Sequence[str], labels: Sequence[str]) -> tuple[list[Column], list[int]]:
