@@ -275,15 +275,14 @@ def find_lists(count: Mapping[str, int]) -> Lists:
     if sure or plain:  # the others are lists, too, where a part is known
         known = set(alone) | {_folded(part) for parts in (*sure.values(), *plain.values()) for part in parts}
         plain |= {label: parts for label, parts in listed.items() if any(_folded(part) in known for part in parts)}
-    plain |= {k: v for k, v in split(MIDDLE).items() if all(_folded(part) in alone for part in v)}
     doubtful: dict[str, list[str]] = {}
-    for mark in WEAK:
-        found = {k: v for k, v in split(re.escape(mark)).items() if all(_folded(part) in alone for part in v)}
+    for mark in (MIDDLE, *WEAK):
+        found = {k: v for k, v in split(mark).items() if all(_folded(part) in alone for part in v)}
         order = {(at, _folded(part)) for parts in found.values() for at, part in enumerate(parts)}
         mixed = len({part for _, part in order}) < len(order)
         rare = all(2 * count[label] <= min(alone[_folded(part)] for part in found[label]) for label in found)
         numbers = all(part.isdecimal() for _, part in order)  # 1-2
-        if (mixed or rare) and not numbers:
+        if mark == MIDDLE or ((mixed or rare) and not numbers):
             plain |= found
         else:
             doubtful |= found

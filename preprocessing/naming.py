@@ -80,6 +80,11 @@ class Column:
         self.pairs = Counter(zip(values, labels, strict=True))
         self.folded = {value.casefold() for value in self.count}
         self.in_capitals_too = len(self.folded) < len(self.count)  # no pattern joins these
+        self.is_words = all(value.replace(" ", "").isalpha() for value in self.count)  # letters alone
+        # its values are found under several labels; else it is finer than they are
+        self.across = len(self.pairs) >= 1.5 * len(self.count)
+        # something else tells clips apart that have its value and their label in common
+        self.repeats = len(values) >= 1.5 * len(self.pairs)
 
     @cached_property
     def prefix(self) -> str | None:
@@ -110,11 +115,6 @@ class Column:
         return (self.before if self.prefix is None else self.prefix) in SPEAKERS
 
     @cached_property
-    def is_words(self) -> bool:
-        """Letters alone."""
-        return all(value.replace(" ", "").isalpha() for value in self.count)
-
-    @cached_property
     def is_said(self) -> bool:
         """Whether it holds words that labels are, or the ten digits."""
         if self.prefix == "" and self.digits == {1}:
@@ -136,16 +136,6 @@ class Column:
         for (_, label), clips in self.pairs.items():
             best[label] = max(best[label], clips)
         return sum(best.values()) >= MOST * len(self.values)
-
-    @cached_property
-    def across(self) -> bool:
-        """Whether its values are found under several labels; else it is finer than they are."""
-        return len(self.pairs) >= 1.5 * len(self.count)
-
-    @cached_property
-    def repeats(self) -> bool:
-        """Whether something else tells clips apart that have its value and their label in common."""
-        return len(self.values) >= 1.5 * len(self.pairs)
 
     @cached_property
     def holds_label(self) -> bool:

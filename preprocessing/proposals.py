@@ -65,8 +65,10 @@ def propose(root: Path, config: PreprocessConfig, count_classes: Callable[[Path,
 
 def _tables(root: Path) -> Iterator[Path]:
     """The tables in `root`, in the folders in it, and beside it."""
-    folders = [root, *(root / name for name in subfolders(root)[:TRIED]), root.parent]
-    folders += [root.parent / name for name in subfolders(root.parent) if BESIDE.fullmatch(name)]
+    folders = [root, *(root / name for name in subfolders(root)[:TRIED])]
+    with contextlib.suppress(PermissionError):  # a parent that must not be listed
+        beside = subfolders(root.parent)
+        folders += [root.parent, *(root.parent / name for name in beside if BESIDE.fullmatch(name))]
     paths = (path for folder in dict.fromkeys(folders) for path in sorted(folder.iterdir()))
     tables = (path for path in paths if path.suffix.lower() in TABLES and path.is_file())
     for _, path in zip(range(TRIED), tables, strict=False):
