@@ -185,7 +185,7 @@ def _read(names: Sequence[str], labels: Sequence[str]) -> Reading | None:
     columns, rows = _columns(names, labels) if all(normalised(name) == name for name in names) else ([], [])
     if columns and (place := _by_place(names, columns, rows, labelled)):
         return place
-    loose = not columns or any(column.in_capitals_too for column in columns)
+    loose = not columns or any(column.in_capitals_too or column.holds_label for column in columns)
     return _by_words(names, labels) if labelled and loose else None
 
 

@@ -56,7 +56,8 @@ class WordGroups:
         words = [_words(name, label) for name, label in zip(names, labels, strict=True)]
         self._dropped = {piece for label in set(labels) for piece in _pieces(label)} | COUNTERS | MONTHS
         self._dropped |= _common(words, labels)
-        kept = [self._kept(own) for own in words]
+        glued = _are_glued(words, [_fold(label) for label in labels])
+        kept = [self._kept(own, label) for own, label in zip(words, glued, strict=True)]
         count = Counter(word for own in kept for word in own)
         self._known = frozenset(word for word, names_with in count.items() if names_with > 1)
         partners = defaultdict[str, set[str]](set)  # words that stand beside it in some name
@@ -69,7 +70,7 @@ class WordGroups:
 
     def group(self, name: str) -> str:
         """The group of another name, whose label is not known; '' where it tells none."""
-        return self._chosen(self._kept(_words(name, "")))
+        return self._chosen(self._kept(_words(name, ""), ""))
 
     def _chosen(self, words: Sequence[str]) -> str:
         """The group that a name with these words is of: of several words those that stand with the fewest others."""
@@ -82,14 +83,29 @@ class WordGroups:
         known = self._known.intersection(words)
         return known - CONDITIONS or known
 
-    def _kept(self, words: Sequence[str]) -> list[str]:
+    def _kept(self, words: Sequence[str], glued: str) -> list[str]:
         kept = []
-        for word in words:
+        for word in (_cut(word, glued) for word in words):
             bare = word.strip("0123456789")
             if len(word) < 2 or not bare or word in self._dropped or bare in self._dropped:
                 continue
             kept.append(bare if len(bare) > 2 and bare not in SPEAKERS and bare.isalpha() else word)
         return list(dict.fromkeys(kept))
+
+
+def _are_glued(words: Sequence[Sequence[str]], labels: Sequence[str]) -> list[str]:
+    """The label that is an end of a word of each name (annaFIVE3); all are '' if few names that lack it have it so."""
+    inside = [label if label not in own else "" for own, label in zip(words, labels, strict=True)]
+    found = sum(any(_cut(word, label) != word for word in own) for own, label in zip(words, inside, strict=True))
+    return inside if 2 * found > sum(map(bool, inside)) else [""] * len(words)
+
+
+def _cut(word: str, label: str) -> str:
+    """`word` without `label` at one of its ends, and without a number after it."""
+    if not label or label not in word:
+        return word
+    start = word.rstrip("0123456789").removesuffix(label)
+    return start if word.startswith(start + label) else word.removeprefix(label)
 
 
 def _common(words: Sequence[Sequence[str]], labels: Sequence[str]) -> set[str]:

@@ -218,6 +218,9 @@ MIXED: dict[str, list[Clip]] = {
     "the ten digits": [(f"{w}/{name}", w, speaker) for w in WORDS for name, speaker in ten_digits(w)],
     "folders of another name": [(f"{k}/{name}", str(k), who) for k, w in enumerate(WORDS)
                                 for name, who in ten_digits(w)],
+    "glued": [(f"{w}/{name}", w, who) for w in WORDS for n in range(4) for name, who in (
+        (f"anna{w.upper()}{n}.wav", "anna"), (f"{w}-bob_ ({n}).wav", "bob"), (f"{w.title()}Carl {n}.wav", "carl"))],
+    "glued codes": [(f"{w}/m0{s}{w}{n}.wav", w, f"m0{s}") for w in WORDS for s in range(1, 9) for n in range(4)],
     "numbers of takes": [(f"{w}/{name}", w, who) for w in WORDS for n in range(4) for name, who in (
         (f"anna{n}_{w}.wav", "anna"), (f"{w}-bob{n}.wav", "bob"), (f"{w.title()} Carl{n}.wav", "carl"))],
     "numbers of speakers": [(f"{w}/{name}", w, f"speaker{s}") for w in WORDS for s in range(1, 5) for n in range(3)
