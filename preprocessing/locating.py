@@ -47,8 +47,11 @@ class Locator:
         return bool(text and self.exact(text).path)
 
     def means_file(self, text: str) -> bool:
-        """Whether it is that, or some file below the root is meant by it."""
-        return bool(text) and (self.is_file(text) or bool(self._matcher.find(text).name))
+        """Whether it is that, or some file below the root is meant by it, or one of several."""
+        if not text or self.is_file(text):
+            return bool(text)
+        match = self._matcher.find(text)
+        return bool(match.name or match.several)
 
     def holds_audio(self) -> bool:
         return next(find(self.root, self.root, "", Counter()), None) is not None

@@ -79,7 +79,8 @@ def scan(config: PreprocessConfig) -> DataSet:
         if config.manifest:
             raise UserError("; ".join([f"{where}: names no clip to train on{why}", *notes]))
         ways_out = propose(root, config, _count_classes) or f"; {LAYOUTS}"
-        raise UserError(f"{where}: no clips found in class folders{why}{ways_out}")
+        told = "; ".join(["", *notes])
+        raise UserError(f"{where}: no clips found in class folders{why}{told}{ways_out}")
     if len(classes) == 1:
         after = " after --map" if config.map else ""
         told = "; ".join(["", *notes]) + _first_faults(files)
