@@ -33,6 +33,7 @@ import soundfile
 
 import preprocessing.decode
 import preprocessing.workers
+from preprocessing.files import File
 
 RATE = 16_000
 HANG_SECONDS = 5.0
@@ -267,7 +268,7 @@ def decode(paths: list[str], scratch: Path) -> list[Outcome]:
     outcomes = []
     for path in paths:
         start = time.monotonic()
-        source = [preprocessing.decode.Source(path)]
+        source = [File("", "", 0, 0, "", path)]
         written, [audio], _ = preprocessing.decode._read_chunk(source, RATE, scratch, patience=HANG_SECONDS)
         seconds = time.monotonic() - start
         if written.stat().st_size != 2 * audio.length or bool(audio.reason) == bool(audio.length):

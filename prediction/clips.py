@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -20,9 +20,9 @@ from torch import Tensor
 from arg import FeatureConfig, InferenceConfig, RunConfig
 from dataset import Clips, Store, gather
 from prediction.forms import ClipForm, read_form, sample_for_folder
-from preprocessing.decode import decode_stream
+from preprocessing.decode import decode_stream, durations
 from preprocessing.files import ClipFolder, some
-from preprocessing.fullscale import FullScale, full_scales
+from preprocessing.fullscale import full_scales
 from preprocessing.store import load_rejected
 from preprocessing.summary import LONG
 from system.console import counted
@@ -100,9 +100,9 @@ def find_clips_to_label(config: InferenceConfig, run: RunConfig) -> TestClips:
     if sample and (also := [name for name in files.names[rows] if name in trained]):
         print(f"warning: {sample} names training clips, too: {some(also, 'clip')}", file=sys.stderr)
     files = part_of_folder(files, rows)
-    scale = full_scales({"test": files}).get("test", FullScale(1.0, ""))
-    if scale.note:
-        print(scale.note)
+    full_scale, notes = full_scales({"test": files})
+    for note in notes:
+        print(note)
     longer = Longer(run.features.clip_samples / run.features.sample_rate)
     index = {name: position for position, name in enumerate(run.classes)}
     return TestClips(
@@ -113,7 +113,7 @@ def find_clips_to_label(config: InferenceConfig, run: RunConfig) -> TestClips:
         form=form,
         origin="folder",
         stamps=(files.size, files.mtime_ns),
-        waves=partial(decoded_waves, files, run.features, scale.value, longer),
+        waves=partial(decoded_waves, files, run.features, full_scale, longer),
         longer=longer,
     )
 
@@ -187,7 +187,7 @@ def stored_waves(
 def decoded_waves(
     files: ClipFolder,
     features: FeatureConfig,
-    full_scale: float,
+    full_scale: Mapping[str, float],
     longer: Longer,
     batch_size: int,
     start: int,
@@ -196,6 +196,7 @@ def decoded_waves(
 ) -> Batches:
     """`TestClips.waves` of a folder, decoded in pieces of other sizes than the batches; `longer` is filled."""
     size = features.clip_samples
+    longer.add(np.nan_to_num(durations([file.path for file in files[:start]])))  # that an earlier run has labelled
     windows, bad = torch.zeros((0, size), dtype=torch.int16), np.zeros(0, np.bool_)
     for part in decode_stream(files[start:], features.sample_rate, scratch, full_scale):
         unread = np.array([reason != "" for reason in part.reason])

@@ -22,30 +22,22 @@ UNKNOWN = 1 << 60  # frames of a file whose header does not say how many; or mor
 INT16_SCALE = 32768.0  # full scale of float samples that are 16-bit numbers
 OVERSHOOT = 2.0  # full scales that a few samples may reach, which are clipped
 
-# How files begin that FFmpeg reads, from which byte on, and its name for that. Given that name it guesses nothing: it
-# takes no text for a playlist of other files, and no noise for a stream.
-CONTAINERS = (
-    (4, b"ftyp", "mov"),
-    (4, b"moov", "mov"),
-    (4, b"mdat", "mov"),
-    (4, b"wide", "mov"),
-    (4, b"free", "mov"),
-    (4, b"skip", "mov"),
-    (0, b"\x1aE\xdf\xa3", "matroska"),
-    (0, b"0&\xb2u\x8ef\xcf\x11", "asf"),
-    (0, b"#!AMR", "amr"),
-    (0, b"OggS", "ogg"),
-    (0, b"RIFF", "wav"),
-    (0, b"RF64", "wav"),
-    (0, b"fLaC", "flac"),
-    (0, b"caff", "caf"),
-    (0, b"FORM", "aiff"),
-    (0, b".snd", "au"),
-    (0, b"NIST_1A", "nistsphere"),
-    (0, b"ID3", "aac"),  # before another kind of stream libsndfile reads it
-    (0, b"\xff\xf1", "aac"),
-    (0, b"\xff\xf9", "aac"),
-)
+# How files begin that FFmpeg reads: its name for that, from which byte on, what is there. Given the name it guesses
+# nothing: it takes no text for a playlist of other files, and no noise for a stream.
+CONTAINERS: dict[str, tuple[int, tuple[bytes, ...]]] = {
+    "mov": (4, (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")),
+    "matroska": (0, (b"\x1aE\xdf\xa3",)),
+    "asf": (0, (b"0&\xb2u\x8ef\xcf\x11",)),
+    "amr": (0, (b"#!AMR",)),
+    "ogg": (0, (b"OggS",)),
+    "wav": (0, (b"RIFF", b"RF64")),
+    "flac": (0, (b"fLaC",)),
+    "caf": (0, (b"caff",)),
+    "aiff": (0, (b"FORM",)),
+    "au": (0, (b".snd",)),
+    "nistsphere": (0, (b"NIST_1A",)),
+    "aac": (0, (b"\xff\xf1", b"\xff\xf9", b"ID3")),  # ID3 before another kind of stream: libsndfile reads that
+}
 FFMPEG_ALONE = {"mov": "mp4", "matroska": "webm", "asf": "wma", "amr": "amr", "aac": "aac"}  # as people call them
 STREAMS = {"aac", "amr"}  # without a header for the whole: their lengths are estimates, often wrong
 WHOLE = {"mov", "matroska"}  # whose headers tell the length of what is heard
@@ -103,23 +95,25 @@ class FFmpegFile:
     def __init__(self, path: str, container: str) -> None:
         import av
 
-        if not container:
-            raise UnusableError("unreadable: Format not recognised")
         self.at = 0
-        with _plain_errors():
-            self._file = av.open(path, format=container, metadata_errors="ignore")
+        with _plain_errors():  # "file:": what stands before a colon in a name is no protocol
+            self._file = av.open(f"file:{path}", format=container, metadata_errors="ignore")
         self._blocks = self._decoded()
         first = next(self._blocks, None)
         if first is None:
             self._file.close()
             raise UnusableError("empty: holds no samples")
         self._waiting = [first]
-        codec = self._file.streams.audio[0].codec_context.name
+        audio = self._file.streams.audio[0]
         self.channels = first.shape[1]
-        self.floating = codec.startswith(("pcm_f32", "pcm_f64"))
+        self.floating = audio.codec_context.name.startswith(("pcm_f32", "pcm_f64"))
         self._container = container
         self.frames = UNKNOWN
-        if container not in STREAMS and self._file.duration:
+        if container in STREAMS:
+            return
+        if audio.duration and audio.time_base:
+            self.frames = int(audio.duration * audio.time_base * self.rate)
+        elif self._file.duration and len(self._file.streams) == 1:  # else it may be that of pictures
             self.frames = self._file.duration * self.rate // 1_000_000
 
     def _decoded(self) -> Generator[NDArray[np.float32], None, None]:
@@ -197,6 +191,9 @@ def _plain_errors() -> Iterator[None]:
         raise ValueError(getattr(error, "strerror", "") or str(error)) from error
 
 
+Audible = AudioFile | FFmpegFile
+
+
 class FloatLevels:
     """What float samples tell about their full scale, block by block."""
 
@@ -241,43 +238,41 @@ class LastFile:
 
     def __init__(self) -> None:
         self._path = ""
-        self._file: AudioFile | FFmpegFile | None = None
+        self._file: Audible | None = None
 
     def close(self) -> None:
         if self._file:
             self._file.__exit__()
         self._file = None
 
-    @contextlib.contextmanager
-    def whole(self, path: str) -> Iterator[AudioFile | FFmpegFile]:
-        """The file at `path`, from its beginning."""
-        self.close()
-        with open_audio(path) as file:
-            yield file
-
-    @contextlib.contextmanager
-    def part(self, path: str, start: float) -> Iterator[AudioFile | FFmpegFile]:
-        """The file at `path`, at `start` (seconds) or before."""
-        try:
-            near = self._file is not None and self._file.slow and path == self._path
-            if self._file and near:
-                self._file.seek(round(start * self._file.rate))
-            if not self._file or not near or self._file.at > round(start * self._file.rate):
-                self.close()
-                self._file, self._path = open_audio(path), path
-                self._file.seek(round(start * self._file.rate))
-            yield self._file
-        except BaseException:
+    def open(self, path: str, start: float) -> Audible:
+        """The file at `path`, at `start` (seconds) or before; errors as those of `open_audio`."""
+        file = self._file if path == self._path else None
+        if file and file.slow:
+            file.seek(round(start * file.rate))
+        if not file or not file.slow or file.at > round(start * file.rate):
             self.close()
-            raise
+            file = self._file = open_audio(path)
+            self._path = path
+            if start:
+                file.seek(round(start * file.rate))
+        return file
 
 
-def open_audio(path: str) -> AudioFile | FFmpegFile:
+def open_audio(path: str) -> Audible:
     """The file at `path`; UnusableError for a name, a kind of file or a sample rate that is not read.
 
     What libsndfile does not read is left to FFmpeg. Their errors pass: RuntimeError, ValueError, OSError.
     """
-    file = _open(path)
+    if UNSAFE_NAME.search(path):
+        raise UnusableError("its name holds a control character or is not UTF-8")
+    if not os.path.isfile(path):  # noqa: PTH113 (a Path for each of 60,000 files is slow)
+        raise UnusableError("not a file: a dangling link, a pipe or a device")  # opening a pipe would wait for ever
+    file: Audible
+    try:
+        file = AudioFile(path)
+    except RuntimeError as error:  # soundfile's
+        file = _through_ffmpeg(path, error)
     if not LOWEST_RATE <= file.rate <= HIGHEST_RATE:  # a damaged header: resampling from 1 Hz would fill the memory
         file.__exit__()
         limits = f"{LOWEST_RATE} to {HIGHEST_RATE:,} Hz"
@@ -285,42 +280,27 @@ def open_audio(path: str) -> AudioFile | FFmpegFile:
     return file
 
 
-def _open(path: str) -> AudioFile | FFmpegFile:
-    if UNSAFE_NAME.search(path):
-        raise UnusableError("its name holds a control character or is not UTF-8")
-    if not os.path.isfile(path):  # noqa: PTH113 (a Path for each of 60,000 files is slow)
-        raise UnusableError("not a file: a dangling link, a pipe or a device")  # opening a pipe would wait for ever
-    try:
-        return AudioFile(path)
-    except RuntimeError:  # soundfile's
-        container = _container(path)
-        needed = Path(path).suffix.lower() in FFMPEG_SUFFIXES or container in FFMPEG_ALONE
-        if not container and not needed:
-            raise
-        try:
-            return FFmpegFile(path, container)
-        except ImportError:
-            if needed:
-                raise UnusableError(_without_ffmpeg(Path(path), container)) from None
-        except ValueError:
-            if needed:
-                raise
-        raise
-
-
-def _container(path: str) -> str:
-    """FFmpeg's name of the kind of file at `path`, '' for one that it is not asked to read."""
+def _through_ffmpeg(path: str, error: RuntimeError) -> FFmpegFile:
+    """The file at `path`, or libsndfile's `error` where FFmpeg is not asked to read it, or cannot either."""
     with open(path, "rb") as file:  # noqa: PTH123
         start = file.read(16)
-    return next((name for at, mark, name in CONTAINERS if start.startswith(mark, at)), "")
-
-
-def _without_ffmpeg(path: Path, container: str) -> str:
-    suffix = path.suffix.lower()
-    kind = suffix[1:] if suffix in FFMPEG_SUFFIXES else FFMPEG_ALONE[container]
-    converted = path.stem + (".flac" if suffix == ".wav" else ".wav")
-    way_out = f"ffmpeg -i {shlex.quote(path.name)} {shlex.quote(converted)}"
-    return f"{kind} is not read without PyAV: pip install av, or convert: {way_out}"
+    container = next((name for name, (at, marks) in CONTAINERS.items() if start.startswith(marks, at)), "")
+    if not container:
+        raise error
+    name, suffix = Path(path), Path(path).suffix.lower()
+    kind = suffix[1:] if suffix in FFMPEG_SUFFIXES else FFMPEG_ALONE.get(container)
+    try:
+        return FFmpegFile(path, container)
+    except ImportError:
+        if kind is None:
+            raise error from None
+        converted = shlex.quote(name.stem + (".flac" if suffix == ".wav" else ".wav"))
+        way_out = f"ffmpeg -i {shlex.quote(name.name)} {converted}"
+        raise UnusableError(f"{kind} is not read without PyAV: pip install av, or convert: {way_out}") from None
+    except ValueError:
+        if kind is None:
+            raise error from None
+        raise
 
 
 def _mended(log: str) -> bool:

@@ -14,13 +14,12 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from preprocessing.audiofile import UNKNOWN, AudioFile, FFmpegFile, FloatLevels, LastFile, UnusableError, open_audio
+from preprocessing.audiofile import UNKNOWN, Audible, FloatLevels, LastFile, UnusableError, open_audio
 from preprocessing.store import writing
 from preprocessing.workers import STALL_SECONDS, isolated
 from system.console import progress
@@ -31,6 +30,7 @@ from system.processes import watchdog
 if TYPE_CHECKING:
     from preprocessing.files import File
 
+Item = TypeVar("Item")
 Floats = NDArray[np.float32]
 CHUNK_FILES = 128  # files that a decoding process takes at a time
 CHUNK_BYTES = 4 << 20  # ... or fewer, where they are long
@@ -40,6 +40,7 @@ COPY_BYTES = 1 << 20  # of samples at a time
 SPARE_SECONDS = 0.1  # that a part may end after its recording: times are often rounded
 LONGEST_HOURS = 24  # of a file: a few bytes of FLAC can stand for hours, and would fill the disk
 UNREADABLE = (OSError, ValueError, RuntimeError, MemoryError)  # soundfile's and soxr's are RuntimeErrors
+ALL_ONE: Mapping[str, float] = {}  # never changed
 Key = tuple[str, str, int, int]  # of a file: split, fname, size, time of its last change
 
 
@@ -68,15 +69,6 @@ class Decoded(NamedTuple):
     reason: list[str]
 
 
-class Source(NamedTuple):
-    """What is read of a file."""
-
-    path: str
-    start: float = 0.0  # seconds
-    end: float = 0.0  # seconds; 0: up to the file's end
-    full_scale: float = 1.0  # of float samples
-
-
 class _Chunk(NamedTuple):
     """Several files decoded: their samples back to back in a file, and for each its audio, with offsets into those."""
 
@@ -88,24 +80,21 @@ class _Chunk(NamedTuple):
 class Header(NamedTuple):
     """What the header of a file says."""
 
-    rate: int = 0  # Hz; 0 where it cannot be read
-    frames: int = 0
-    floating: bool = False  # its samples are floats
-    reason: str = ""  # why it cannot be read
+    rate: int  # Hz
+    frames: int
+    floating: bool  # its samples are floats
 
 
 def decode_stream(
-    files: Sequence[File], sample_rate: int, scratch: Path, full_scale: float = 1.0
+    files: Sequence[File], sample_rate: int, scratch: Path, full_scale: Mapping[str, float] = ALL_ONE
 ) -> Generator[Decoded, None, None]:
     """Decode `files` in order, at `sample_rate` (Hz), with a bounded number under way whatever their number.
 
-    `full_scale` is that of float samples.
-
     Samples pass through `scratch`, a folder that is made and removed. What is not asked for is not decoded.
+    `full_scale` is that of a split's float samples, where not 1.
     """
     with _folder(scratch):
-        sources = _chunks(files, lambda file: full_scale)
-        for path, audios, _ in _decode_chunks(sources, sample_rate, scratch, compare=False):
+        for path, audios, _ in _decode_chunks(files, sample_rate, scratch, full_scale, compare=False):
             # copy on write, only since torch asks for memory that may be written
             waves = np.memmap(path, "<i2", "c") if path.stat().st_size else np.empty(0, np.int16)
             path.unlink()  # the map keeps the samples
@@ -118,7 +107,7 @@ def decode_files(
     sample_rate: int,
     waves: Path,
     note_down: Callable[[list[tuple[File, Audio]]], None] = lambda chunk: None,
-    full_scale: Mapping[str, float] = MappingProxyType({}),
+    full_scale: Mapping[str, float] = ALL_ONE,
 ) -> tuple[list[Audio], Floats]:
     """Decode `files` on all cores and append their samples, in their order, to `waves`.
 
@@ -135,8 +124,7 @@ def decode_files(
 
         def written() -> Iterator[Audio]:
             rest, buffer = iter(files), memoryview(bytearray(COPY_BYTES))  # new memory for each part takes longer
-            sources = _chunks(files, lambda file: full_scale.get(file.split, 1.0))
-            for samples, audios, bands in _decode_chunks(sources, sample_rate, scratch, compare=True):
+            for samples, audios, bands in _decode_chunks(files, sample_rate, scratch, full_scale, compare=True):
                 start = out.tell() // 2
                 with samples.open("rb", buffering=0) as decoded:
                     while size := decoded.readinto(buffer):
@@ -165,23 +153,25 @@ def _folder(scratch: Path) -> Iterator[None]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _decode_chunks(sources: Iterable[list[Source]], sample_rate: int, scratch: Path, compare: bool) -> Iterator[_Chunk]:
-    """`_read_chunk` of all in order."""
+def _decode_chunks(
+    files: Iterable[File], sample_rate: int, scratch: Path, full_scale: Mapping[str, float], compare: bool
+) -> Iterator[_Chunk]:
+    """`_read_chunk` of all files in order."""
 
-    def lost(_: Source, reason: str) -> _Chunk:
+    def lost(_: File, reason: str) -> _Chunk:
         audio = Audio(reason=f"unreadable: its decoder {reason}")
         return _Chunk(_Samples(scratch).close(), [audio], np.empty((0, 0), np.float32))
 
-    read = partial(_read_chunk, sample_rate=sample_rate, scratch=scratch, compare=compare)
-    return isolated(read, sources, lost)
+    read = partial(_read_chunk, sample_rate=sample_rate, scratch=scratch, full_scale=full_scale, compare=compare)
+    return isolated(read, _chunks(files), lost)
 
 
-def _chunks(files: Iterable[File], full_scale: Callable[[File], float]) -> Iterator[list[Source]]:
-    """What `files` are read from, in lists of at most CHUNK_FILES and about CHUNK_BYTES."""
-    chunk: list[Source] = []
+def _chunks(files: Iterable[File]) -> Iterator[list[File]]:
+    """`files` in lists of at most CHUNK_FILES and about CHUNK_BYTES."""
+    chunk: list[File] = []
     size = 0
     for file in files:
-        chunk.append(Source(file.path, file.start, file.end, full_scale(file)))
+        chunk.append(file)
         size += min(file.size, int((file.end - file.start) * SECOND_BYTES)) if file.end else file.size
         if len(chunk) == CHUNK_FILES or size >= CHUNK_BYTES:
             yield chunk
@@ -236,9 +226,14 @@ class _Samples:
 
 
 def _read_chunk(
-    sources: list[Source], sample_rate: int, scratch: Path, compare: bool = True, patience: float = STALL_SECONDS
+    files: list[File],
+    sample_rate: int,
+    scratch: Path,
+    full_scale: Mapping[str, float] = ALL_ONE,
+    compare: bool = True,
+    patience: float = STALL_SECONDS,
 ) -> _Chunk:
-    """Decode several files, or parts of them; this process ends where nothing can be read for `patience` seconds.
+    """Decode several files; this process ends where nothing can be read for `patience` seconds.
 
     With `compare`, what near duplicates are found by comes with it, computed here, while samples are in the cache.
     """
@@ -246,13 +241,14 @@ def _read_chunk(
 
     samples, audios = _Samples(scratch), []
     with watchdog(patience) as progressed, contextlib.closing(LastFile()) as last:
-        for source in sources:
-            start = len(samples)
+        for file in files:
+            start, scale = len(samples), full_scale.get(file.split, 1.0)
             progressed()
             try:
-                rate, channels, truncated = _read(source, last, sample_rate, samples, progressed)
+                rate, channels, truncated = _read(file, last, sample_rate, scale, samples, progressed)
             except UNREADABLE as error:
                 samples.forget(start)
+                last.close()
                 audios.append(Audio(reason=_reason(error)))
                 continue
             progressed(math.inf)
@@ -288,9 +284,14 @@ def digest_of(samples: NDArray[np.int16]) -> str:
 
 
 def _read(
-    source: Source, last: LastFile, sample_rate: int, into: _Samples, progressed: Callable[[], None]
+    clip: File,
+    last: LastFile,
+    sample_rate: int,
+    full_scale: float,
+    into: _Samples,
+    progressed: Callable[[], None],
 ) -> tuple[int, int, int]:
-    """Append a file's audio, or a part's, to `into`, resampled to `sample_rate` (Hz), its channels averaged.
+    """Append the audio of `clip` to `into`, resampled to `sample_rate` (Hz), its channels averaged.
 
     `progressed` is called after each block. Returns the file's own sample rate, its channels, and 1 where its header
     promises more than there is, else 0.
@@ -298,60 +299,45 @@ def _read(
     """
     import soxr
 
-    with last.whole(source.path) if not source.end else last.part(source.path, source.start) as file:
-        rate, channels, begin, frames = file.rate, file.channels, len(into), 0
-        exact = channels == 1 and rate == sample_rate and file.int16
-        resampler = None if rate == sample_rate else soxr.ResampleStream(rate, sample_rate, 1, "float32", "HQ")
-        at_once = min(max(BLOCK_VALUES // channels, 1), file.frames + 1)  # + 1: a short read is the last one
-        levels = FloatLevels() if file.floating else None
-        start, left = _skip(file, source, at_once, progressed)
-        more = True
-        while more:
-            block = file.read(min(at_once, left), "int16" if exact else "float32")
-            progressed()
-            frames += len(block)
-            if frames > LONGEST_HOURS * 3600 * rate:
-                raise UnusableError(f"longer than {LONGEST_HOURS} h: cut it into clips")
-            left -= len(block)
-            more = len(block) == at_once and left > 0
-            if exact:
-                into.append(block[:, 0])
-                continue
-            if levels:
-                levels.add(block)
-                block /= source.full_scale
-            mono = block.mean(1)
-            if not np.isfinite(mono).all():
-                raise UnusableError("holds NaN or infinite samples")
-            into.append(_to_int16(resampler.resample_chunk(mono) if resampler else mono))
-        if source.end and left:
-            _insist_inside(source, start + frames, rate)
+    file = last.open(clip.path, clip.start)
+    rate, channels, begin = file.rate, file.channels, len(into)
+    exact = channels == 1 and rate == sample_rate and file.int16
+    resampler = None if rate == sample_rate else soxr.ResampleStream(rate, sample_rate, 1, "float32", "HQ")
+    at_once = min(max(BLOCK_VALUES // channels, 1), file.frames + 1)  # + 1: a short read is the last one
+    levels = FloatLevels() if file.floating else None
+    start = round(clip.start * rate)
+    left = max(round(clip.end * rate) - start, 0) if clip.end else sys.maxsize
+    while file.at < start and len(file.read(min(at_once, start - file.at), "float32")):
+        progressed()
+    first, more = file.at, True
+    while more:
+        block = file.read(min(at_once, left), "int16" if exact else "float32")
+        progressed()
+        if file.at - first > LONGEST_HOURS * 3600 * rate:
+            raise UnusableError(f"longer than {LONGEST_HOURS} h: cut it into clips")
+        left -= len(block)
+        more = len(block) == at_once and left > 0
+        if exact:
+            into.append(block[:, 0])
+            continue
         if levels:
-            levels.insist(source.full_scale)
-        truncated = not source.end and file.truncated(frames)
+            levels.add(block)
+            block /= full_scale
+        mono = block.mean(1)
+        if not np.isfinite(mono).all():
+            raise UnusableError("holds NaN or infinite samples")
+        into.append(_to_int16(resampler.resample_chunk(mono) if resampler else mono))
+    end = file.at / rate
+    if clip.end and left and (clip.end > end + SPARE_SECONDS or clip.start >= end):
+        part = f"{clip.start:g} to {clip.end:g} s"
+        raise UnusableError(f"lies beyond its recording's end: {part}, and that is at {end:.2f} s")
+    if levels:
+        levels.insist(full_scale)
     if resampler:
         into.append(_to_int16(resampler.resample_chunk(np.empty(0, np.float32), last=True)))
     if len(into) == begin:
         raise UnusableError("empty: holds no samples")
-    return rate, channels, int(truncated)
-
-
-def _skip(
-    file: AudioFile | FFmpegFile, source: Source, at_once: int, progressed: Callable[[], None]
-) -> tuple[int, int]:
-    """Go to where `source` starts; returns that, or the file's end where it comes before, and the frames to read."""
-    start, end = round(source.start * file.rate), round(source.end * file.rate)
-    while file.at < start and len(file.read(min(at_once, start - file.at), "float32")):
-        progressed()
-    return file.at, max(end - start, 0) if source.end else sys.maxsize
-
-
-def _insist_inside(source: Source, last: int, rate: int) -> None:
-    """UnusableError where a part begins or ends behind its file's end, found at frame `last`."""
-    end = last / rate
-    if source.end > end + SPARE_SECONDS or source.start >= end:
-        part = f"{source.start:g} to {source.end:g} s"
-        raise UnusableError(f"lies beyond its recording's end: {part}, and that is at {end:.2f} s")
+    return rate, channels, int(not clip.end and file.truncated(file.at))
 
 
 def _to_int16(wave: NDArray[np.float32]) -> NDArray[np.int16]:
@@ -360,41 +346,45 @@ def _to_int16(wave: NDArray[np.float32]) -> NDArray[np.int16]:
 
 def common_rate(paths: Sequence[str]) -> int:
     """The most common sample rate (Hz) by the headers: of a sample, or of all files where that leaves a doubt."""
-
-    def rates(paths: Sequence[str]) -> Counter[int]:
-        return Counter(header.rate for header in headers(paths) if not header.reason)
-
-    found = rates(paths[:: math.ceil(len(paths) / 1000)])
-    if not found or max(found.values()) <= 0.6 * found.total():
-        found = rates(paths)
-    if not found:
-        why = next(headers(paths[:1])).reason
-        raise UserError(f"none of the {len(paths):,} clips can be read, {paths[0]} for one: {why}")
-    return max(found, key=lambda rate: (found[rate], rate))
+    for some in (paths[:: math.ceil(len(paths) / 1000)], paths):
+        found = list(inspected(header, some))
+        rates = Counter(head.rate for head in found if isinstance(head, Header))
+        if rates and max(rates.values()) > 0.6 * rates.total():
+            break
+    if not rates:
+        raise UserError(f"none of the {len(paths):,} clips can be read, {paths[0]} for one: {found[0]}")
+    return max(rates, key=lambda rate: (rates[rate], rate))
 
 
 def durations(paths: Sequence[str]) -> list[float]:
     """How long each file is by its header, in seconds; NaN where that cannot be read, or does not say."""
-    found = headers(paths)
-    return [header.frames / header.rate if header.rate and header.frames < UNKNOWN else math.nan for header in found]
+    found = inspected(header, paths)
+    return [head.frames / head.rate if isinstance(head, Header) and head.frames < UNKNOWN else math.nan
+            for head in found]  # fmt: skip
 
 
-def headers(paths: Sequence[str]) -> Iterator[Header]:
-    """The header of each file, in order."""
+def header(file: Audible, _: Callable[[], None]) -> Header:
+    return Header(file.rate, file.frames, file.floating)
+
+
+def inspected(look: Callable[[Audible, Callable[[], None]], Item], paths: Sequence[str]) -> Iterator[Item | str]:
+    """What `look` finds in each file, in order, in other processes; of one that cannot be read, why.
+
+    `look` is given the open file and what it calls after each block.
+    """
     chunks = (list(paths[start : start + CHUNK_FILES]) for start in range(0, len(paths), CHUNK_FILES))
     lost = "unreadable: its decoder {}"
-    return chain.from_iterable(isolated(_read_headers, chunks, lambda _, how: [Header(reason=lost.format(how))]))
+    return chain.from_iterable(isolated(partial(_inspect, look), chunks, lambda _, how: [lost.format(how)]))
 
 
-def _read_headers(paths: list[str]) -> list[Header]:
-    """`headers` of several files."""
-    found = []
+def _inspect(look: Callable[[Audible, Callable[[], None]], Item], paths: list[str]) -> list[Item | str]:
+    found: list[Item | str] = []
     with watchdog(STALL_SECONDS) as progressed:
         for path in paths:
             progressed()
             try:
                 with open_audio(path) as file:
-                    found.append(Header(file.rate, file.frames, file.floating))
+                    found.append(look(file, progressed))
             except UNREADABLE as error:
-                found.append(Header(reason=_reason(error)))
+                found.append(_reason(error))
     return found

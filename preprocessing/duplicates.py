@@ -25,9 +25,9 @@ Floats = NDArray[np.float32]
 # Near duplicates; likewise.
 WINDOW_SECONDS = 2.0  # the loudest part of a longer clip
 LOW_HZ, HIGH_HZ = 100, 2500  # below: hum and offsets; above: what re-encoding and noise destroy first
-AUDIBLE = (1000, 192_000)  # Hz: sample rates of audible sound; below it is infrasound, above ultrasound
-USUAL_RATE = 8000  # Hz: those two are compared in the bands that the ones above are at this rate
-SHORTEST_SECONDS = 0.04  # of infrasound at that rate: a shorter clip is like many others
+LOWEST_AUDIBLE = 1000  # Hz, a sample rate: below it is infrasound, ...
+PLAYED_RATE = 8000  # Hz: ... which is compared as if it were played at this rate
+SHORTEST_SECONDS = 0.04  # of infrasound so played: a shorter clip is like many others
 FADE_SECONDS = 0.05  # at both ends: a hard edge is a click, and clicks look alike
 QUIET = 1.0  # RMS in steps of int16: below it a clip has nothing to compare
 BAND_HZ = 16  # about, of the fingerprint
@@ -91,21 +91,20 @@ class _Clips:
     def __init__(self, waves: NDArray[np.int16], offset: Ints, length: Ints, sample_rate: int) -> None:
         self.mapped = waves
         self.waves = np.asarray(waves)  # a slice of a plain array costs less
-        # Infrasound and ultrasound are compared as sound at USUAL_RATE would be: infrasound is played faster for that.
-        scale = 1.0 if AUDIBLE[0] <= sample_rate <= AUDIBLE[1] else sample_rate / USUAL_RATE
-        played = round(sample_rate / min(scale, 1.0))  # samples a second
-        self.shortest = round(SHORTEST_SECONDS * played) if scale < 1 else 0
-        window = max(1, round(WINDOW_SECONDS * played))
+        self.shortest = 0
+        if sample_rate < LOWEST_AUDIBLE:
+            sample_rate = PLAYED_RATE
+            self.shortest = round(SHORTEST_SECONDS * sample_rate)
+        window = max(1, round(WINDOW_SECONDS * sample_rate))
         self.start, self.length = offset.copy(), np.minimum(length, window)
         for row in np.flatnonzero(length > window):
             self.start[row] += self._loudest(int(offset[row]), int(length[row]), window, max(1, sample_rate // 100))
-        self.fade = np.linspace(0, 1, max(2, round(FADE_SECONDS * played)), dtype=np.float32)
+        self.fade = np.linspace(0, 1, max(2, round(FADE_SECONDS * sample_rate)), dtype=np.float32)
         # Powers of two: a band is then a whole number of bins in each, and clips of different lengths can be compared.
-        self.smallest = 2 ** round(np.log2(sample_rate / (scale * BAND_HZ)))
+        self.smallest = 2 ** round(np.log2(sample_rate / BAND_HZ))
         self.size = np.maximum(self.smallest, 2 ** np.ceil(np.log2(np.maximum(self.length, 1))).astype(np.int64))
         width = sample_rate / self.smallest  # Hz
-        low, high = scale * LOW_HZ, min(scale * HIGH_HZ, 0.45 * sample_rate)
-        self.bands = slice(round(low / width), max(round(high / width), 8))
+        self.bands = slice(round(LOW_HZ / width), max(round(min(HIGH_HZ, 0.45 * sample_rate) / width), 8))
 
     def _loudest(self, offset: int, length: int, window: int, step: int) -> int:
         """The first of the `window` samples of a longer clip that hold most energy, to `step` samples."""

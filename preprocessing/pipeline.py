@@ -59,6 +59,7 @@ def preprocess(config: PreprocessConfig) -> bool:
     from preprocessing.decisions import apply_record
     from preprocessing.picture import draw_picture
     from preprocessing.scan import scan
+    from preprocessing.testset import compared
 
     started = time.monotonic()
     config = completed(config)
@@ -85,7 +86,8 @@ def preprocess(config: PreprocessConfig) -> bool:
         split = split_clips(clips, config, before.folds)
         clips["fold"] = split.fold
         store = _facts(config, data, clips, heard, split.folds)
-        fits, misfit = _compare_sample(data, store, clips, rejected)
+        names = [*clips.loc[clips["split"] == "test", "fname"], *rejected.loc[rejected["split"] == "test", "fname"]]
+        fits, misfit = compared(data.sample, store["classes"], names) if data.sample else ("", "")
         store |= {SAMPLE_MISFIT: misfit} if misfit else {}
         changed = save_store(work, store, clips[CLIP_COLUMNS], rejected[REJECTED_COLUMNS], record)
         (work / JOURNAL).unlink(missing_ok=True)
@@ -142,12 +144,15 @@ def _hear(config: PreprocessConfig, data: DataSet, before: Previous) -> _Heard:
     if before.store and before.store["sample_rate"] == sample_rate:
         known |= before.known
     usable = [file for file in data.files if not file.reason]
-    full_scale, notes = _full_scale(usable, known, before)
-    if before.store:
-        once = before.store.get("full_scale", {})
-        same = {split for split in SPLITS if full_scale.get(split, 1.0) == once.get(split, 1.0)}
-        square = {split for split in full_scale if split not in once}  # if by a version that clipped without a word
-        known = {k: audio for k, audio in known.items() if k[0] in same and (k[0] not in square or not _square(audio))}
+    once = before.store.get("full_scale", {}) if before.store else {}
+    # Most of them at the extremes: it may be that an older version clipped float samples beyond full scale.
+    square = {key for key, audio in known.items() if key[0] not in once and audio.clipped > 0.5}
+    odd = {file.split for file in usable if file.key not in known or file.key in square}
+    found, notes = full_scales({split: [f for f in usable if f.split == split] for split in SPLITS if split in odd})
+    full_scale = {split: value for split, value in once.items() if split not in odd} | found
+    same = {split for split in SPLITS if full_scale.get(split, 1.0) == once.get(split, 1.0)}
+    again = {key for key in square if key[0] in found}
+    known = {key: audio for key, audio in known.items() if key[0] in same and key not in again}
     new = [file for file in usable if file.key not in known]
     if new:
         known |= resume_journal(config.work, data.root, sample_rate, full_scale)
@@ -157,25 +162,6 @@ def _hear(config: PreprocessConfig, data: DataSet, before: Previous) -> _Heard:
     offset = np.array([audio.offset for audio in audios if audio.length], np.int64)
     every = [Audio(reason=file.reason) if file.reason else known[file.key] for file in data.files]
     return _Heard(sample_rate, every, len(new), (offset, bands), full_scale, notes)
-
-
-def _square(audio: Audio) -> bool:
-    """Whether most of a clip lies at its extremes."""
-    return audio.clipped > 0.5
-
-
-def _full_scale(files: Sequence[File], known: dict[Key, Audio], before: Previous) -> tuple[dict[str, float], list[str]]:
-    """What float samples of each split are divided by, and notes; decided where it has new files.
-
-    Also where nothing has been decided yet, and clips look as if samples beyond full scale had been clipped.
-    """
-    kept = before.store.get("full_scale", {}) if before.store else {}
-    odd = {
-        file.split for file in files if file.key not in known or (file.split not in kept and _square(known[file.key]))
-    }
-    found = full_scales({split: [file for file in files if file.split == split] for split in SPLITS if split in odd})
-    values = {split: value for split, value in kept.items() if split not in odd}
-    return values | {split: scale.value for split, scale in found.items()}, [s.note for s in found.values() if s.note]
 
 
 def _with_silence(config: PreprocessConfig, data: DataSet, heard: _Heard) -> tuple[DataSet, _Heard]:
@@ -251,14 +237,6 @@ def _facts(config: PreprocessConfig, data: DataSet, clips: DataFrame, heard: _He
     }
 
 
-def _compare_sample(data: DataSet, store: dict[str, Any], clips: DataFrame, rejected: DataFrame) -> tuple[str, str]:
-    """How the sample submission fits, in a line, or why it does not; both '' where there is none."""
-    from preprocessing.testset import compared
-
-    names = [name for part in (clips, rejected) for name in part.loc[part["split"] == "test", "fname"]]
-    return compared(data.sample, store["classes"], names) if data.sample else ("", "")
-
-
 def _window(lengths: NDArray[np.int64], sample_rate: int, clip_seconds: float | None) -> int:
     """Samples of the window: `clip_seconds`, or the 95th percentile of `lengths` (samples) rounded up to 0.1 s."""
     if clip_seconds is None:
@@ -274,4 +252,5 @@ def _spare_note(waves: Path, clips: DataFrame, rejected: DataFrame) -> list[str]
     end = np.maximum.accumulate(parts.sum(1))  # pieces of noise lie in their recordings
     used = 2 * int(np.clip(np.diff(end, prepend=0), 0, parts[:, 1]).sum())
     spare = waves.stat().st_size - used
-    return [f"delete {waves} and run this again to free {spare >> 20:,} MiB no clip uses"] if spare > used else []
+    worth = spare > max(used, 1 << 20)
+    return [f"delete {waves} and run this again to free {spare >> 20:,} MiB no clip uses"] if worth else []

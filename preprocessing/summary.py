@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from arg import PreprocessConfig
 from preprocessing.folds import units_of
-from system.console import clock
+from system.console import clock, counted
 from system.paths import CLIPS, PICTURE, REJECTED
 from util import uneven
 
@@ -95,10 +95,7 @@ def summary_lines(
         lines.append(f"flagged, and kept: {kinds}; see {config.work / CLIPS}")
     if clusters := clips.loc[clips["cluster"] != "", "cluster"].nunique():
         lines.append(f"near duplicates: {found['near-duplicate']:,} clips in {clusters:,} clusters")
-    if longer := _longer(train, test, store["clip_samples"], rate):
-        notes.append(longer)
-    if copied := _copied(train, rejected):
-        notes.append(copied)
+    notes += filter(None, [_longer(train, test, store["clip_samples"], rate), _copied(train, rejected)])
     if record:
         lines.append(f"decided by hand: {describe(record)}; see {config.work / RECORD}")
     if config.picture:
@@ -108,12 +105,8 @@ def summary_lines(
     if len(rejected):
         lines.append(f"rejected: {len(rejected):,} files, see {config.work / REJECTED}")
         kinds = rejected["reason"].str.replace(r"^line \d+: ", "", regex=True)
-        kinds = (
-            kinds.str.split(r"[:;]| of | as | line | \(", regex=True).str[0]
-            + " ("
-            + rejected["split"].replace("", "manifest")
-            + ")"
-        )
+        kinds = kinds.str.split(r"[:;]| of | as | line | \(", regex=True).str[0]
+        kinds += " (" + rejected["split"].replace("", "manifest") + ")"
         for kind, same in rejected.groupby(kinds, sort=False):
             lines.append(f"  {len(same):,} {kind}")
             examples = zip(same["fname"][:3], same["reason"][:3], strict=True)
@@ -123,19 +116,17 @@ def summary_lines(
 
 def _longer(train: DataFrame, test: DataFrame, window: int, rate: int) -> str:
     """What becomes of clips much longer than the window (samples), '' where there is none."""
-    found = [clips["length"][clips["length"] >= LONG * window] for clips in (train, test)]
-    if not sum(map(len, found)):
+    long = {name: clips["length"][clips["length"] >= LONG * window] for name, clips in
+            (("training clip", train), ("test clip", test))}  # fmt: skip
+    what = " and ".join(counted(len(length), name) for name, length in long.items() if len(length))
+    if not what:
         return ""
-    longest = max(length.max() for length in found if len(length)) / rate
-    what = " and ".join(
-        f"{len(long):,} {name}" for long, name in zip(found, ("training", "test"), strict=True) if len(long)
-    )
-    seconds = math.ceil(10 * longest) / 10
+    longest = max(length.max() for length in long.values() if len(length)) / rate
     return (
-        f"longer than the window of {window / rate:g} s by a quarter or more: {what} clips, up to {longest:.1f} s. "
+        f"longer than the window of {window / rate:g} s by a quarter or more: {what}, up to {longest:.1f} s. "
         "Training takes a random window of each in every epoch; held out or to be labelled, it is judged by its "
-        f"central one. --clip-seconds {seconds:g} takes all of them; columns start_time and end_time of a manifest cut "
-        "clips out of them"
+        f"central one. --clip-seconds {math.ceil(10 * longest) / 10:g} takes all of them; columns start_time and "
+        "end_time of a manifest cut clips out of them"
     )
 
 
@@ -148,9 +139,7 @@ def _copied(train: DataFrame, rejected: DataFrame) -> str:
 
     copies = rejected.loc[rejected["reason"].str.startswith("duplicate of "), "label"].value_counts()
     clips = train["label"].value_counts()
-    rare = [
-        label for label in clips.index if uneven([clips[label], clips.max()]) and copies.get(label, 0) >= clips[label]
-    ]
+    rare = [name for name in clips.index if uneven([clips[name], clips.max()]) and copies.get(name, 0) >= clips[name]]
     if not rare:
         return ""
     more = "train.py --class-weights 1 counts rare classes more"

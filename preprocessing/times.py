@@ -44,9 +44,9 @@ def read_parts(rows: Sequence[Times], unit: Mapping[str, float], insist: bool) -
     """The part of its file that each row means, and why none is ('' where they are).
 
     The times are not obeyed where no part lies strictly inside its file, or where most are as long as their file and
-    lie outside it: such are times in another recording, that the file was cut from. With `insist` they are obeyed all
-    the same. `unit` has the seconds in a unit of each column. A row without times means its whole file, as all rows do
-    whose times are those of their whole files.
+    lie outside it: such are times in another recording, that the file was cut from. With `insist`, or where no header
+    tells how long its file is, they are obeyed all the same. `unit` has the seconds in a unit of each column. A row
+    without times means its whole file, as all rows do whose times are those of their whole files.
     """
     parts = [_part(row, unit) for row in rows]
     paths = list(dict.fromkeys(row.path for row in rows))
@@ -63,11 +63,13 @@ def read_parts(rows: Sequence[Times], unit: Mapping[str, float], insist: bool) -
         if part.end > whole + spare:
             elsewhere += abs(length - whole) <= spare
             example = example or f" ({part.start:g} to {part.end:g} s in a file of {whole:.2f} s)"
+    known = not all(map(math.isnan, lasts.values()))  # else decoding rejects those that do not lie in their files
     if not insist and entire == sum(bool(part.end or part.fault) for part in parts):
         return [Part()] * len(rows), ""
-    if not insist and (not inside or elsewhere > inside):
-        return [Part()] * len(rows), f"no row's part lies inside its file{example}" if not inside else (
-            f"most lie outside their files, which are as long as they are{example}")  # fmt: skip
+    if not insist and known and not inside:
+        return [Part()] * len(rows), f"no row's part lies inside its file{example}"
+    if not insist and elsewhere > inside:
+        return [Part()] * len(rows), f"most lie outside their files, which are as long as they are{example}"
     return [_in_file(part, lasts[row.path]) for row, part in zip(rows, parts, strict=True)], ""
 
 

@@ -92,7 +92,9 @@ def test_longer_clips_are_said_when_they_are_prepared(tmp_path: Path, capsys: py
         write(tmp_path / "data" / "test" / f"{n}.wav", tone("low", draw, 30), RATE)
     prepare(tmp_path / "data", tmp_path / "work again")
     out = capsys.readouterr().out
-    said = "warning: longer than the window of 0.5 s by a quarter or more: 1 training and 2 test clips, up to 30.0 s."
+    said = (
+        "warning: longer than the window of 0.5 s by a quarter or more: 1 training clip and 2 test clips, up to 30.0 s."
+    )
     assert said in out
     assert "--clip-seconds 30 takes all of them" in out
     prepare(tmp_path / "data", tmp_path / "work again", clip_seconds=30.0)

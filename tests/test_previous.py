@@ -24,7 +24,7 @@ import system.paths
 from arg import NO_LIST, PreprocessConfig
 from dataset import Store
 from preprocess import main
-from preprocessing.decode import Source
+from preprocessing.files import File
 from system.errors import UserError
 from tests.preparing import (
     RATE,
@@ -192,11 +192,11 @@ def test_a_killed_run_goes_on_where_it_was(
     read_chunk = preprocessing.decode._read_chunk
     read: list[str] = []
 
-    def dying(sources: list[Source], **options: Any) -> Any:
-        read.extend(Path(source.path).name for source in sources)
+    def dying(files: list[File], **options: Any) -> Any:
+        read.extend(Path(file.path).name for file in files)
         if len(read) > 8:
             raise KeyboardInterrupt
-        return read_chunk(sources, **options)
+        return read_chunk(files, **options)
 
     monkeypatch.setattr(preprocessing.decode, "_read_chunk", dying)
     with pytest.raises(KeyboardInterrupt):

@@ -62,8 +62,9 @@ def test_a_decoder_without_progress_is_ended(tmp_path: Path) -> None:
     pipe, wave = tmp_path / "pipe.wav", write(tmp_path / "a.wav", 1)
     os.mkfifo(pipe)
     code = (
-        "import os, sys, pathlib, preprocessing.decode as decode; os.path.isfile = lambda path: True; "
-        "decode._read_chunk([decode.Source(sys.argv[1])], 8000, pathlib.Path(sys.argv[2]), patience=0.5)"
+        "import os, sys, pathlib, preprocessing.decode as decode; from preprocessing.files import File; "
+        "os.path.isfile = lambda path: True; file = File('', '', 0, 0, '', sys.argv[1]); "
+        "decode._read_chunk([file], 8000, pathlib.Path(sys.argv[2]), patience=0.5)"
     )
     for path, status in ((wave, 0), (pipe, HANGS)):
         command = [sys.executable, "-c", code, str(path), str(tmp_path)]
