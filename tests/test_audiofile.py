@@ -197,13 +197,41 @@ def test_without_pyav_the_way_out_is_said(
     (root / "no" / "0.wav").rename(root / "no" / "0.opus")
     (root / "no" / "1.wav").rename(root / "no" / "1.AAC")
     (root / "no" / "2.wav").write_bytes(b"RIFF")
+    (root / "no" / "text.m4a").write_text("PyAV would be no help")
     _, rejected = decode_folder(root / "no", RATE, tmp_path / "into")
     assert dict(rejected.to_numpy()) == {
         "0.opus": "mp4 is not read without PyAV: pip install av, or convert: ffmpeg -i 0.opus 0.wav",
         "1.AAC": "aac is not read without PyAV: pip install av, or convert: ffmpeg -i 1.AAC 1.wav",
         "2.wav": "unreadable: Format not recognised",
+        "text.m4a": "unreadable: Format not recognised",
         "3.wav": "mp4 is not read without PyAV: pip install av, or convert: ffmpeg -i 3.wav 3.flac",
     }
+
+
+@pytest.mark.parametrize(("container", "codec"), [("mp4", "aac"), ("mov", "aac"), ("matroska", "libopus")])
+def test_sound_that_ends_before_the_pictures_is_whole(tmp_path: Path, container: str, codec: str) -> None:
+    path, wave = tmp_path / "a.mkv", second(48_000).T.astype(np.float32)
+    with av.open(path, "w", format=container) as file:
+        pictures: Any = file.add_stream("mpeg4", rate=10)
+        sound: Any = file.add_stream(codec, rate=48_000, layout="mono")
+        pictures.width = pictures.height = 64
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave), format="fltp", layout="mono")
+        frame.sample_rate, frame.pts = 48_000, 0
+        for part in (frame, None):
+            file.mux(sound.encode(part))
+        for picture in (*(av.VideoFrame(64, 64, "yuv420p") for _ in range(20)), None):  # two seconds
+            file.mux(pictures.encode(picture))
+    source = File("train", "a", 0, 0, "", str(path))
+    [audio], _ = preprocessing.decode.decode_files([source], 48_000, tmp_path / "waves.i16")
+    assert (audio.length, audio.truncated) == (48_000, 0)
+    known = container != "matroska"  # its header tells the length of all alone
+    assert preprocessing.decode.durations([str(path)]) == pytest.approx([1.0 if known else np.nan], nan_ok=True)
+
+
+def test_what_stands_before_a_colon_is_no_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encode(tmp_path / "a.m4a", second(RATE), "alac", "ipod").rename(tmp_path / "at-12:30.m4a")
+    monkeypatch.chdir(tmp_path)
+    assert preprocessing.decode.durations(["at-12:30.m4a"]) == [1.0]
 
 
 def test_no_file_leads_to_another(tmp_path: Path) -> None:

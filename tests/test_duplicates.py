@@ -315,6 +315,24 @@ def test_infrasound_and_ultrasound(rate: int, seconds: float) -> None:
     assert found >= 9 if len(time) >= 320 else not found  # little sound is like much else
 
 
+def test_calls_of_bats_are_no_near_duplicates_of_each_other() -> None:
+    """A sweep from 80 to 40 kHz in a tenth of a second of noise; the first eight again, softer and later."""
+    draw, rate, waves = np.random.default_rng(5), 500_000, []
+    time = np.arange(rate // 10) / rate
+    spectrum = 1 / np.sqrt(1 + (np.fft.rfftfreq(len(time), 1 / rate) / 500) ** 2)  # most of it is low
+    for _ in range(24):
+        part = (time - draw.uniform(0, 0.08)) / (0.005 * draw.normal(1, 0.05))
+        sweep = 1e3 * (40 * draw.normal(1, 0.05) + 40 * draw.normal(1, 0.05) * np.exp(-4 * part.clip(0, 1)))
+        call = np.sin(np.pi * part.clip(0, 1)) * np.sin(2 * np.pi * np.cumsum(sweep) / rate)
+        noise = np.fft.irfft(np.fft.rfft(draw.standard_normal(len(time))) * spectrum, len(time))
+        waves.append(to_int16(6000 * call + 60 * noise / noise.std()))
+    waves += [to_int16(np.roll(wave, 2000) / 2) for wave in waves[:8]]
+    length = np.full(32, len(time))
+    offset = np.cumsum(length) - length
+    cluster = preprocessing.duplicates.near_duplicates(np.concatenate(waves), offset, length, rate)
+    assert cluster.tolist() == [*range(24), *range(8)]
+
+
 def test_rates_at_their_limits(tmp_path: Path) -> None:
     draw = np.random.default_rng(1)
     for rate in (99, 100, 250, 500_000, 1_000_000, 1_000_001):

@@ -11,7 +11,7 @@ import soundfile
 import inference
 from tests.conftest import RATE, one_error_line, tone
 from tests.preparing import prepare, write
-from tests.test_inference import arguments, save_fold
+from tests.test_inference import arguments, batch_rows, save_fold
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +78,21 @@ def test_longer_clips_are_said_when_they_are_labelled(
     (tmp_path / "clips" / "4.wav").unlink()
     labelled(runs, tmp_path / "two" / "s.csv", tmp_path / "clips")
     assert "longer" not in capsys.readouterr().err
+
+
+def test_a_resumed_run_counts_the_longer_clips_that_it_has_labelled_before(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw = np.random.default_rng(0)
+    for n in range(10):
+        write(tmp_path / "clips" / f"{n}.wav", tone("low", draw, 2.0 if n in (1, 9) else 0.5), RATE)
+    with monkeypatch.context() as patch:
+        batch_rows(patch, stop_after=1)
+        assert inference.main(arguments(runs, tmp_path / "s.csv", tmp_path / "clips")) == 130
+    assert inference.main(arguments(runs, tmp_path / "s.csv", tmp_path / "clips")) == 0
+    said = capsys.readouterr()
+    assert "resuming after 4 clips" in said.out
+    assert "warning: 2 clips longer than the window" in said.err
 
 
 def test_longer_clips_are_said_when_they_are_prepared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

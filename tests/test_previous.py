@@ -173,13 +173,16 @@ def test_a_damaged_or_foreign_store_is_made_anew(tmp_path: Path, capsys: pytest.
 def test_what_a_killed_run_left_behind_does_no_harm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root, work = fill(tmp_path / "data"), tmp_path / "work"
     work.mkdir()
-    (work / system.paths.WAVES).write_bytes(bytes(100_001))  # half a sample at its end
+    (work / system.paths.WAVES).write_bytes(bytes(2_000_001))  # half a sample at its end
     clips = prepare(root, work)
-    assert clips["offset"][0] == 50_001
+    assert clips["offset"][0] == 1_000_001
     assert np.array_equal(samples_of(work, clips.iloc[0]), noise(0))
     assert f"delete {work / system.paths.WAVES} and run this again" in capsys.readouterr().out
-    (work / system.paths.WAVES).unlink()
+    (work / system.paths.WAVES).write_bytes(bytes(1_000_000))  # less than a MiB is not worth a word
     assert fold_of(prepare(root, work)) == fold_of(clips)
+    assert "to free" not in capsys.readouterr().out
+    (work / system.paths.WAVES).unlink()
+    prepare(root, work)
     assert (work / system.paths.WAVES).stat().st_size == 12 * 3200
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 import preprocessing.store
 from preprocessing.times import seconds
 from tests.preparing import RATE, noise, prepare, reasons, samples_of, write
+from tests.test_audiofile import encode, second
 
 
 def recordings(root: Path, count: int = 4, seconds: float = 1.0) -> dict[str, NDArray[np.int16]]:
@@ -127,6 +128,17 @@ def test_times_in_another_recording_are_said_and_not_obeyed(tmp_path: Path, caps
     assert clips["fname"].tolist() == ["r0.wav#t=0,1", "r2.wav#t=0.1,0.5", "r3.wav#t=0.1,0.6"]
     assert "does not lie in the file" in reasons(tmp_path / "work")["r1.wav"]
     assert not clips["group"].any()
+
+
+def test_times_are_obeyed_where_no_header_tells_how_long_a_file_is(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    for n in range(4):
+        encode(root / f"r{n}.aac", second(RATE, n), "aac", "adts")
+    rows = [f"r{n}.aac,{'ab'[k]},{k / 2},{k / 2 + 0.4}" for n in range(4) for k in (0, 1)] + ["r0.aac,a,3,4"]
+    clips = prepare(root, tmp_path / "work", manifest=table(root, "path,label,start,end", rows), folds=2)
+    assert clips["fname"].tolist() == [f"r{n}.aac#t={part}" for n in range(4) for part in ("0,0.4", "0.5,0.9")]
+    assert (clips["length"] == 0.4 * RATE).all()
+    assert reasons(tmp_path / "work")["r0.aac#t=3,4"].startswith("lies beyond its recording's end: 3 to 4 s, and")
 
 
 def test_times_of_whole_files_cut_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
