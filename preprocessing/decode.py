@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from preprocessing.files import File
 
 Item = TypeVar("Item")
+Look = Callable[[Audible, Callable[[], None]], Item]  # at an open file; what it calls after each block
 Floats = NDArray[np.float32]
 CHUNK_FILES = 128  # files that a decoding process takes at a time
 CHUNK_BYTES = 4 << 20  # ... or fewer, where they are long
@@ -284,12 +285,7 @@ def digest_of(samples: NDArray[np.int16]) -> str:
 
 
 def _read(
-    clip: File,
-    last: LastFile,
-    sample_rate: int,
-    full_scale: float,
-    into: _Samples,
-    progressed: Callable[[], None],
+    clip: File, last: LastFile, sample_rate: int, full_scale: float, into: _Samples, progressed: Callable[[], None]
 ) -> tuple[int, int, int]:
     """Append the audio of `clip` to `into`, resampled to `sample_rate` (Hz), its channels averaged.
 
@@ -367,17 +363,14 @@ def header(file: Audible, _: Callable[[], None]) -> Header:
     return Header(file.rate, file.frames, file.floating)
 
 
-def inspected(look: Callable[[Audible, Callable[[], None]], Item], paths: Sequence[str]) -> Iterator[Item | str]:
-    """What `look` finds in each file, in order, in other processes; of one that cannot be read, why.
-
-    `look` is given the open file and what it calls after each block.
-    """
+def inspected(look: Look[Item], paths: Sequence[str]) -> Iterator[Item | str]:
+    """What `look` finds in each file, in order, in other processes; of one that cannot be read, why."""
     chunks = (list(paths[start : start + CHUNK_FILES]) for start in range(0, len(paths), CHUNK_FILES))
     lost = "unreadable: its decoder {}"
     return chain.from_iterable(isolated(partial(_inspect, look), chunks, lambda _, how: [lost.format(how)]))
 
 
-def _inspect(look: Callable[[Audible, Callable[[], None]], Item], paths: list[str]) -> list[Item | str]:
+def _inspect(look: Look[Item], paths: list[str]) -> list[Item | str]:
     found: list[Item | str] = []
     with watchdog(STALL_SECONDS) as progressed:
         for path in paths:

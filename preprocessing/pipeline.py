@@ -166,15 +166,15 @@ def _hear(config: PreprocessConfig, data: DataSet, before: Previous) -> _Heard:
 
 def _with_silence(config: PreprocessConfig, data: DataSet, heard: _Heard) -> tuple[DataSet, _Heard]:
     """Both with pieces of the noise recordings: --silence."""
-    length = [audio.length for file, audio in zip(data.files, heard.audios, strict=True) if file.split == "train"]
-    if not any(length):
+    pairs = [*zip(data.files, heard.audios, strict=True)]
+    length = [audio.length for file, audio in pairs if file.split == "train" and audio.length]
+    if not length:
         return data, heard  # the error is that no clip can be read
-    window = _window(np.array([n for n in length if n]), heard.sample_rate, config.clip_seconds)
+    window = _window(np.array(length), heard.sample_rate, config.clip_seconds)
     waves = map_waves(config.work / WAVES)
     files, audios, notes = cut_silence(config, data.files, heard.audios, waves, heard.sample_rate, window)
-    order = {split: at for at, split in enumerate((*SPLITS, ""))}
-    pairs = [*zip(data.files, heard.audios, strict=True), *zip(files, audios, strict=True)]
-    pairs.sort(key=lambda pair: (order[pair[0].split], pair[0].fname))
+    pairs += zip(files, audios, strict=True)
+    pairs.sort(key=lambda pair: ((*SPLITS, "").index(pair[0].split), pair[0].fname))
     data = data._replace(files=[file for file, _ in pairs], notes=[*data.notes, *notes])
     return data, heard._replace(audios=[audio for _, audio in pairs])
 
