@@ -21,16 +21,8 @@ from system.options import Command, Options, option, parse, part, registered, re
 FULL = "full"  # the fold that holds nothing out
 TIMM_WEIGHTS = "timm:"  # RunConfig.weights where they are timm's own
 Fold = int | str  # an index, or FULL
-MANIFEST_ROLES = (
-    "path",
-    "label",
-    "group",
-    "fold",
-    "split",
-    "start",
-    "end",
-    "duration",
-)  # what a column of a manifest may be
+# what a column of a manifest may be
+MANIFEST_ROLES = ("path", "label", "group", "fold", "split", "start", "end", "duration")
 ARCHIVES = ("speech_commands_v0.01", "speech_commands_v0.02")  # what --download fetches
 LOWEST_RATE, HIGHEST_RATE = 100, 1_000_000  # Hz: infrasound and ultrasound are recorded at 250 Hz and 500 kHz
 CHALLENGES = {"speech-commands": ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")}  # words kept

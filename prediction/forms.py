@@ -50,7 +50,7 @@ def read_form(
         rows = match_ids(form.ids, fnames, path, form.header[form.id_at], trained)
         return ClipForm(**vars(form), rows=rows, sample=path, remark=reading.misfit)
     if positive is not None:
-        raise UserError(f"--positive {positive}: there is no sample submission to go by; give --sample-submission")
+        raise UserError(f"--positive {positive}: no sample submission is found; give --sample-submission")
     ids: Sequence[str] = fnames
     order: Sequence[int] = range(len(fnames))
     if any(one > other for one, other in pairwise(fnames)):

@@ -50,6 +50,11 @@ class File(NamedTuple):
         return self[:4]
 
 
+def store_order(file: File) -> tuple[int, str]:
+    """The key by which files are sorted: by split, then by name."""
+    return (*SPLITS, "").index(file.split), file.fname
+
+
 def part_of(fname: str, start: float, end: float) -> str:
     """The name of a clip that is a part of a recording, in seconds: rec.wav#t=1.5,2.25 (W3C media fragment)."""
     return f"{fname}#t={_seconds(start)},{_seconds(end)}"

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from arg import CHALLENGES, PreprocessConfig, map_word
 from preprocessing.files import File, printable, some
+from preprocessing.matching import folded, normalised
 from system.errors import UserError
 
 DROPPED = "dropped by --map"  # the reason of a training clip
@@ -124,14 +125,14 @@ def _resolve(mapping: Mapping[str, str], trained: set[str], tested: set[str]) ->
     """
     by_form = defaultdict(list)
     for label in sorted(trained | tested):
-        by_form[_in_one_form(label)].append(label)
+        by_form[normalised(label.strip())].append(label)
     new, absent, patterns = dict[str, str](), list[str](), list[str]()
     for old, target in mapping.items():
         if old in trained or old in tested:
             new[old] = target
         elif ANY in old:
             patterns.append(old)
-        elif same := by_form.get(_in_one_form(old)):
+        elif same := by_form.get(normalised(old.strip())):
             new |= dict.fromkeys(same, target)
         else:
             absent.append(old)
@@ -144,14 +145,10 @@ def _resolve(mapping: Mapping[str, str], trained: set[str], tested: set[str]) ->
     return new, absent
 
 
-def _in_one_form(label: str) -> str:
-    return unicodedata.normalize("NFC", label.strip())
-
-
 def _with_nearest(label: str, labels: Sequence[str]) -> str:
-    folded = {other.casefold(): other for other in sorted(labels)}
-    near = difflib.get_close_matches(label.casefold(), folded, 1)
-    return printable(f"{label!r}" + (f" (did you mean {folded[near[0]]!r}?)" if near else ""))
+    others = {folded(other): other for other in sorted(labels)}
+    near = difflib.get_close_matches(folded(label), others, 1)
+    return printable(f"{label!r}" + (f" (did you mean {others[near[0]]!r}?)" if near else ""))
 
 
 # ------------------------------------------------------------------------------------- what class names may hide
@@ -244,53 +241,51 @@ def _drop_option(lists: Sequence[str], labels: Iterable[str], entries: Sequence[
 def find_lists(count: Mapping[str, int]) -> Lists:
     """Which classes are lists of others, by their names and their numbers of clips.
 
-    A list in brackets is one. Between , ; and | every part must be a class by itself, or parts must recur in several
-    lists, at no fixed place ("rain, heavy" and "wind, heavy" are none). Between + & / and "and" every part must be a
-    class by itself. So, too, between words ("hi hat", "air_conditioner", "twenty-one"), and the list must be rarer than
-    its parts, or these in no fixed order, else it is doubtful.
+    - In brackets: a list.
+    - Parted by , ; or |: a list if each part is the name of a class, or if parts recur in several lists and at
+      different places. "rain, heavy" and "wind, heavy" are no lists.
+    - Parted by + & / or "and": a list if each part is the name of a class.
+    - Parted by spaces, _ or - ("hi hat", "air_conditioner", "twenty-one"): a list if each part is the name of a class,
+      and if lists are rarer than their parts or the parts change places. If only the first holds, it is doubtful.
     """
     alone = Counter[str]()
     for label, clips in count.items():
         single = _bracketed(label)
-        alone[_folded(single[0] if len(single) == 1 else label)] += clips
+        alone[folded((single[0] if len(single) == 1 else label).strip())] += clips
 
     def split(separator: str) -> dict[str, list[str]]:
         parts = {label: _parts(label, separator) for label in count if label not in plain}
-        return {label: found for label, found in parts.items() if len(set(map(_folded, found))) == len(found) > 1}
+        return {label: found for label, found in parts.items() if len(set(map(folded, found))) == len(found) > 1}
 
     plain = {label: parts for label in count if len(parts := _bracketed(label)) > 1}
     listed = split(f"[{STRONG}]")
     places = defaultdict[str, set[tuple[int, int]]](set)  # of a part: where it is in a list, and how long that is
     for parts in listed.values():
         for at, part in enumerate(parts):
-            places[_folded(part)].add((at, len(parts)))
-    lists = Counter(_folded(part) for parts in listed.values() for part in parts)
-    # parts that recur, at other places: lists even where no part is a class by itself, as with "bark,dog,animal"
+            places[folded(part)].add((at, len(parts)))
+    lists = Counter(folded(part) for parts in listed.values() for part in parts)
+    # parts that recur at different places are lists even where none is the name of a class, as with "bark,dog,animal"
     recur = any(len(found) > 1 for found in places.values()) and 2 * lists.total() >= 3 * len(lists)
     sure = {
         label: parts
         for label, parts in listed.items()
-        if all(_folded(part) in alone for part in parts) or (recur and any(lists[_folded(part)] > 1 for part in parts))
+        if all(folded(part) in alone for part in parts) or (recur and any(lists[folded(part)] > 1 for part in parts))
     }
     if sure or plain:  # the others are lists, too, where a part is known
-        known = set(alone) | {_folded(part) for parts in (*sure.values(), *plain.values()) for part in parts}
-        plain |= {label: parts for label, parts in listed.items() if any(_folded(part) in known for part in parts)}
+        known = set(alone) | {folded(part) for parts in (*sure.values(), *plain.values()) for part in parts}
+        plain |= {label: parts for label, parts in listed.items() if any(folded(part) in known for part in parts)}
     doubtful: dict[str, list[str]] = {}
     for mark in (MIDDLE, *WEAK):
-        found = {k: v for k, v in split(mark).items() if all(_folded(part) in alone for part in v)}
-        order = {(at, _folded(part)) for parts in found.values() for at, part in enumerate(parts)}
+        found = {k: v for k, v in split(mark).items() if all(folded(part) in alone for part in v)}
+        order = {(at, folded(part)) for parts in found.values() for at, part in enumerate(parts)}
         mixed = len({part for _, part in order}) < len(order)
-        rare = all(2 * count[label] <= min(alone[_folded(part)] for part in found[label]) for label in found)
+        rare = all(2 * count[label] <= min(alone[folded(part)] for part in found[label]) for label in found)
         numbers = all(part.isdecimal() for _, part in order)  # 1-2
         if mark == MIDDLE or ((mixed or rare) and not numbers):
             plain |= found
         else:
             doubtful |= found
     return Lists(plain, doubtful)
-
-
-def _folded(label: str) -> str:
-    return _in_one_form(label).casefold()
 
 
 def _parts(label: str, separator: str) -> list[str]:
@@ -311,7 +306,7 @@ def find_look_alikes(count: Mapping[str, int]) -> list[list[str]]:
     alike = defaultdict(list)
     for label in count:
         alike[_skeleton(label)].append(label)
-    order = lambda label: (-count[label], label != _in_one_form(label), label)  # noqa: E731
+    order = lambda label: (-count[label], label != normalised(label.strip()), label)  # noqa: E731
     return [sorted(labels, key=order) for look, labels in sorted(alike.items()) if look and len(labels) > 1]
 
 

@@ -1,6 +1,6 @@
 """What the names of files tell beside their folders: which part is the label, which part the speaker or recording.
 
-A reading is proposed as options to type, never taken by itself.
+A reading is proposed as options to type; it is used only when they are typed.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from arg import NO_LIST, PreprocessConfig
 from preprocessing.audit import flag_clips
 from preprocessing.decode import Audio, Floats, Key, common_rate, decode_files
 from preprocessing.duplicates import find_clusters, reject_duplicates
-from preprocessing.files import SPLITS, File, printable
+from preprocessing.files import SPLITS, File, printable, store_order
 from preprocessing.folds import split_clips
 from preprocessing.fullscale import full_scales
 from preprocessing.labels import DROPPED
@@ -174,7 +174,7 @@ def _with_silence(config: PreprocessConfig, data: DataSet, heard: _Heard) -> tup
     waves = map_waves(config.work / WAVES)
     files, audios, notes = cut_silence(config, data.files, heard.audios, waves, heard.sample_rate, window)
     pairs += zip(files, audios, strict=True)
-    pairs.sort(key=lambda pair: ((*SPLITS, "").index(pair[0].split), pair[0].fname))
+    pairs.sort(key=lambda pair: store_order(pair[0]))
     data = data._replace(files=[file for file, _ in pairs], notes=[*data.notes, *notes])
     return data, heard._replace(audios=[audio for _, audio in pairs])
 

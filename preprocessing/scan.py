@@ -12,7 +12,6 @@ from typing import NamedTuple
 from arg import CHALLENGES, PreprocessConfig
 from preprocessing.files import (
     AUDIO_SUFFIXES,
-    SPLITS,
     File,
     find,
     finder,
@@ -21,6 +20,7 @@ from preprocessing.files import (
     prefix_of,
     printable,
     some,
+    store_order,
     subfolders,
 )
 from preprocessing.labels import check_names, label_map, map_labels
@@ -102,8 +102,7 @@ def scan(config: PreprocessConfig) -> DataSet:
         notes.append(f"files whose names differ only in their Unicode form: {names}")
     sample, files, more = find_test_set(config, root, files)
     notes += more
-    order = {split: index for index, split in enumerate((*SPLITS, ""))}
-    files.sort(key=lambda file: (order[file.split], file.fname))
+    files.sort(key=store_order)
     return DataSet(root, test_root, sample, files, notes)
 
 

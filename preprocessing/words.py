@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from preprocessing.files import File, recording_of
+from preprocessing.matching import folded
 from system.errors import UserError
 
 MOST = 0.95  # of the names: all but strays
@@ -56,7 +56,7 @@ class WordGroups:
         words = [_words(name, label) for name, label in zip(names, labels, strict=True)]
         self._dropped = {piece for label in set(labels) for piece in _pieces(label)} | COUNTERS | MONTHS
         self._dropped |= _common(words, labels)
-        glued = _are_glued(words, [_fold(label) for label in labels])
+        glued = _are_glued(words, [folded(label) for label in labels])
         kept = [self._kept(own, label) for own, label in zip(words, glued, strict=True)]
         count = Counter(word for own in kept for word in own)
         self._known = frozenset(word for word, names_with in count.items() if names_with > 1)
@@ -118,15 +118,11 @@ def _common(words: Sequence[Sequence[str]], labels: Sequence[str]) -> set[str]:
     return {word for word, clips in count.items() if clips >= 0.98 * len(words)} | aliases
 
 
-def _fold(text: str) -> str:
-    return unicodedata.normalize("NFC", text).casefold()
-
-
 def _words(name: str, label: str) -> list[str]:
     """The words of a name and its folders, without that of its label; speaker 1 and speaker a are one word."""
     path = "/".join(part for part in recording_of(name).rpartition(".")[0].split("/") if part != label)
     words: list[str] = []
-    for word in FIELD.findall(_fold(path)):
+    for word in FIELD.findall(folded(path)):
         if words and words[-1] in SPEAKERS and (word.isdecimal() or len(word) == 1):
             words[-1] += word
         else:
@@ -135,7 +131,7 @@ def _words(name: str, label: str) -> list[str]:
 
 
 def _pieces(label: str) -> set[str]:
-    pieces = FIELD.findall(_fold(label))
+    pieces = FIELD.findall(folded(label))
     return {*pieces, "".join(pieces)}
 
 

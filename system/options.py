@@ -163,7 +163,7 @@ def _parser(kind: type[Command]) -> _Parser:
             settings |= {"nargs": about["nargs"]} if "nargs" in about else {}
             settings |= {"action": "append"} if about.get("repeat") else {}
             if default not in (None, "", ()) and default is not False and "default" not in help_text:
-                settings["help"] = f"{help_text} (default: {_text(field, default)})".strip()
+                settings["help"] = f"{help_text} (default: {_in_help(field, default)})".strip()
         try:
             groups[group].add_argument(*about["flags"], **settings)
         except argparse.ArgumentError:
@@ -213,6 +213,10 @@ def _nested(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         name, _, field = key.partition(".")
         result.setdefault(name, {})[field] = value
     return result
+
+
+def _in_help(field: dataclasses.Field[Any], value: Any) -> str:
+    return _shown(value) if isinstance(value, float) else _text(field, value)
 
 
 def _text(field: dataclasses.Field[Any], value: Any) -> str:

@@ -77,13 +77,16 @@ def randomise_norms(net: nn.Module) -> None:
                 module.bias.normal_(0, 0.2)
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A work folder with nothing but two folds of random weights; not to be written to."""
-    work = tmp_path_factory.mktemp("runs")
+def save_two_folds(work: Path) -> Path:
     for fold in range(2):
         save_fold(work, fold, seed=fold)
     return work
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A work folder with nothing but two folds of random weights; not to be written to."""
+    return save_two_folds(tmp_path_factory.mktemp("runs"))
 
 
 def write_waves(folder: Path, count: int, seed: int = 0) -> Path:

@@ -11,16 +11,13 @@ import soundfile
 import inference
 from tests.conftest import RATE, one_error_line, tone
 from tests.preparing import prepare, write
-from tests.test_inference import arguments, batch_rows, save_fold
+from tests.test_inference import arguments, batch_rows, save_two_folds
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A work folder with nothing but two folds of random weights, windows of half a second; not to be written to."""
-    work = tmp_path_factory.mktemp("runs")
-    for fold in range(2):
-        save_fold(work, fold, seed=fold)
-    return work
+    return save_two_folds(tmp_path_factory.mktemp("runs"))
 
 
 def labelled(runs: Path, output: Path, clips: Path, *options: str) -> list[str]:

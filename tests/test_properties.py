@@ -263,7 +263,7 @@ def test_samples_come_back_from_the_store_bit_for_bit(
         preprocessing.pipeline.preprocess(PreprocessConfig(root, root.parent / "work", folds=2, group="none"))
         clips = dataset.Store.open(root.parent / "work").clips("train")
         read = {
-            name: np.array(clips.waves[start : start + length])
+            name: clips.waves[start : start + length].numpy().copy()
             for name, start, length in zip(clips.fname, clips.offset, clips.length, strict=True)
         }
         assert read.keys() == written.keys()

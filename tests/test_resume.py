@@ -178,22 +178,20 @@ def test_it_resumes_with_its_own_number_of_threads(work: Path, monkeypatch: pyte
 
 def test_half_a_step_is_never_saved(work: Path) -> None:
     """With two batches a step, and three an epoch."""
-    options = ("--accumulate", "2", "--ema", "0", "--precision", "bf16", "--grad-clip", "1")
-    other = shutil.copytree(work, work.with_name("other"))
-    assert run(other, *options) == 0
-    stop_at(0, work, *options)
-    assert read_checkpoint(work / FOLD / "last.ckpt")["batch"] == 2
-    assert run(work, *options) == 0
-    assert outcome(work) == outcome(other)
+    check_resumed(work, 0, ("--accumulate", "2", "--ema", "0", "--precision", "bf16", "--grad-clip", "1"))
 
 
 def test_a_balanced_epoch_resumes_at_a_batch(work: Path) -> None:
     """In the middle of an epoch that draws some clips more than once, others not at all."""
     relabel_some(work)
-    options = ("--balance", "1", "--class-weights", "0.5")
+    check_resumed(work, 4, ("--balance", "1", "--class-weights", "0.5"))
+
+
+def check_resumed(work: Path, batch: int, options: tuple[str, ...]) -> None:
+    """A run that is stopped at a batch, and saved before its epoch's third batch, ends as one that is not."""
     other = shutil.copytree(work, work.with_name("other"))
     assert run(other, *options) == 0
-    stop_at(4, work, *options)
+    stop_at(batch, work, *options)
     assert read_checkpoint(work / FOLD / "last.ckpt")["batch"] == 2
     assert run(work, *options) == 0
     assert outcome(work) == outcome(other)

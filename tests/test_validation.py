@@ -332,7 +332,7 @@ def test_nothing_is_written_that_would_be_rejected(tmp_path: Path) -> None:
 
 def test_the_option_for_a_sample_needs_one(good: Path, store_work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert check(good, "-w", store_work, "--positive", "low") == 2
-    assert "--positive low: there is no sample submission to go by" in one_error_line(capsys)
+    assert "--positive low: no sample submission is found; give --sample-submission" in one_error_line(capsys)
 
 
 def test_clips_of_one_name_are_refused() -> None:
