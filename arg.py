@@ -30,8 +30,8 @@ NO_LIST = Path("none")  # of --relabel
 PRESENTATIONS = 56_000  # clips that a fold is shown at least, where --epochs is not given, ...
 EPOCHS = (13, 200)  # ... in no fewer and no more epochs than these
 OPTIMIZERS = {"adamw": (2e-3, 0.05), "sgd": (0.05, 5e-4), "muon": (0.02, 0.01)}  # peak rate and weight decay of each
-SIZE = 64  # mel bands and frames of the feature, where --size is not given
-MODEL = "resnet18"
+SIZE = 64  # mel bands and frames of the feature where neither options nor a plan say another
+PRESETS = ("fast", "default", "best", "reference")
 
 
 # --------------------------------------------------------------------------------------------- preprocess.py
@@ -184,7 +184,7 @@ class SizeOptions(Options):
     # fmt: off
     size: int | None = option(
         None, "-t", "--size", metavar="N", kw_only=True, check=ENOUGH,
-        help=f"mel bands and frames of the feature; default: {SIZE}")
+        help="mel bands and frames of the feature")
     n_mels: int | None = option(
         None, "--n-mels", metavar="N", check=ENOUGH, help="mel bands, where they differ from --size")
     frames: int | None = option(
@@ -274,8 +274,9 @@ class AugmentOptions(Options):
     """What the command line says about augmentation: one of the presets, and what differs from it."""
 
     # fmt: off
-    preset: str = option(
-        "base", "--augment", choices=tuple(AUGMENT_PRESETS), help="more: masks and background noise too")
+    preset: str | None = option(
+        None, "--augment", choices=tuple(AUGMENT_PRESETS),
+        help="base: level, place, speed, white noise; more: masks and background noise, too")
     speed: float | None = option(
         None, "--speed", metavar="SHARE", help=f"change of a clip's speed; default: {AugmentConfig.speed:g}, or none",
         check=(lambda share: 0 <= share < 1, "use a share from 0 up to 1"))
@@ -286,7 +287,7 @@ class AugmentOptions(Options):
 
     def resolve(self) -> AugmentConfig:
         given = {name: value for name, value in vars(self).items() if name != "preset" and value is not None}
-        return dataclasses.replace(AUGMENT_PRESETS[self.preset], **given)
+        return dataclasses.replace(AUGMENT_PRESETS[self.preset or "base"], **given)
 
 
 def _batch_size(text: str) -> int | str:
@@ -299,7 +300,7 @@ RATES, DECAYS = (", ".join(f"{both[i]:g} with {name}" for name, both in OPTIMIZE
 
 @dataclass(frozen=True)
 class OptimOptions(Options):
-    """How the network is to learn; `training.plan.resolve` chooses what is None or "auto"."""
+    """How the network is to learn; `training.resolve.resolve` chooses what is None or "auto"."""
 
     # fmt: off
     epochs: int | None = option(
@@ -443,12 +444,28 @@ def _extensions() -> Any:
     )  # fmt: skip
 
 
+def _seconds(text: str) -> float:
+    """30m, 2h, 90s or 90, in seconds."""
+    unit = {"s": 1, "m": 60, "h": 3600}.get(text[-1:], 0)
+    try:
+        return float(text[:-1]) * unit if unit else float(text)
+    except ValueError:
+        raise UserError(f"--budget {text}: use minutes (30m), hours (2h) or seconds (90)") from None
+
+
+def _time(seconds: float) -> str:
+    unit, name = next(
+        (unit, name) for unit, name in ((3600, "h"), (60, "m"), (1, "s")) if seconds % unit == 0 or unit == 1
+    )
+    return f"{seconds / unit:g}{name}"
+
+
 @dataclass(frozen=True)
 class TrainConfig(Command):
-    """What `train.py` is asked to do: one or several folds of one kind of run."""
+    """What `train.py` is asked to do: folds of one kind of run, or what a plan says where options leave it open."""
 
     script = "train.py"
-    purpose = "Train the folds of one network."
+    purpose = "Train the folds of a network; what no option says is planned from the clips and the machine."
     example = "-t 224 -m dla60_res2next -f 0 -g 0"
 
     # fmt: off
@@ -456,7 +473,16 @@ class TrainConfig(Command):
         None, "-i", "--input-path", metavar="DIR", group="what to train",
         help="root of the data set: prepared first where --work is not")
     work: Path = option(Path("work"), "-w", "--work", metavar="DIR", help="what preprocess.py made")
-    model: str = option(MODEL, "-m", "--model", metavar="NAME", help="any timm network")
+    preset: str | None = option(
+        None, "--preset", choices=PRESETS,
+        help="what is planned: fast, a first answer in minutes; default; best, an ensemble of several kinds of "
+        "networks; reference, the reference system's network and size")
+    budget: float | None = option(
+        None, "--budget", metavar="TIME", parse=_seconds, show=_time,
+        help="plan the best that this machine trains in that time, and end within it: 30m, 2h, or seconds",
+        check=(lambda seconds: seconds > 0, "use a positive time"))
+    plan: bool = option(False, "--plan", help="print the plan, with reasons, time and memory, and train nothing")
+    model: str | None = option(None, "-m", "--model", metavar="NAME", help="any timm network")
     folds: tuple[Fold, ...] | None = option(
         None, "-f", "--fold", metavar="F", parse=_train_folds, show=joined,
         help="an index, a list (0,2), all, or full (every clip) (default: all)")
@@ -494,6 +520,8 @@ class TrainConfig(Command):
             require(name in known, f"{name}: not known here; give the file that defines it with --extension FILE")
             known[name](**values)  # checks them
         require(not (self.weights and self.pretrained), "--weights and --pretrained: give one of the two")
+        planned = not (self.budget and self.preset in ("fast", "reference"))
+        require(planned, f"--budget and --preset {self.preset}: give one of the two, a budget plans by itself")
 
 
 # -------------------------------------------------------------------------------------------------- inference
@@ -529,7 +557,7 @@ class InferenceConfig(Command):
     features: SizeOptions = part(SizeOptions)
     models: tuple[str, ...] = option(
         (), "-m", "--model", metavar="NAMES", parse=lambda text: tuple(text.split(",")), show=joined,
-        help=f"one timm name or several: a,b; default: {MODEL}")
+        help="one timm name or several: a,b; default: the best of the runs")
     tag: str = option("", "--tag", help="of the runs")
     named: tuple[str, ...] = option(
         (), "--runs", nargs="+", metavar="RUN", help="folders under runs/, instead of -t, -m and --tag")
@@ -603,7 +631,7 @@ class InferenceConfig(Command):
         """Names of folders under runs/; none where ensemble.json names them."""
         if self.size is None:
             return tuple(dict.fromkeys(self.named))
-        return tuple(dict.fromkeys(run_name(model, *self.size, self.tag) for model in self.models or (MODEL,)))
+        return tuple(dict.fromkeys(run_name(model, *self.size, self.tag) for model in self.models))
 
 
 @dataclass(frozen=True)

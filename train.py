@@ -10,6 +10,7 @@ import math
 import sys
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from arg import TrainConfig, parse_train
 from system.console import command
@@ -18,8 +19,14 @@ from system.errors import UserError
 from system.options import command_line
 from system.threads import free_threads
 from training.fold import quieten, train_fold
-from training.plan import choose_folds, described, open_store, resolve
+from training.plan import make_plan, told
+from training.resolve import choose_folds, described, open_store, resolve
 from training.runs import conclude, fold_folder, must_train
+
+if TYPE_CHECKING:
+    import torch
+
+    from dataset import Store
 
 
 @command
@@ -32,19 +39,31 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def train(config: TrainConfig, began: float = math.inf) -> None:
-    """Train the folds that are asked for, one after the other on each device; a finished one is left as it is.
+    """Plan what the options leave open, and train the runs of the plan one after the other.
 
     `began` is when the command did, by time.monotonic(), to say beforehand how long all of it will take.
     """
-    from model import check_start
     from training.tensorboard import require_tensorboard
-    from training.workers import train_side_by_side
 
     if config.logger == "tensorboard":
         require_tensorboard()
     keep_memory()
     devices = [pick_device(gpu) for gpu in config.gpus or (None,)]
     store = open_store(config)
+    plan = make_plan(config, store, devices[0])
+    if said := told(plan):
+        print(said, flush=True)
+    if config.plan:
+        return
+    for position, member in enumerate(plan.members):
+        train_run(member, store, devices, math.inf if position else began)
+
+
+def train_run(config: TrainConfig, store: Store, devices: Sequence[torch.device], began: float = math.inf) -> None:
+    """Train the folds that are asked for, one after the other on each device; a finished one is left as it is."""
+    from model import check_start
+    from training.workers import train_side_by_side
+
     folds = choose_folds(config, store)
     first = resolve(config, store, folds[0], devices[0])
     runs = [dataclasses.replace(first, fold=fold) for fold in folds]

@@ -118,7 +118,7 @@ def run_one(
     from arg import parse_train
     from system.devices import keep_memory, pick_device
     from training.fold import quieten, train_fold
-    from training.plan import resolve
+    from training.resolve import resolve
 
     quieten()
     keep_memory()

@@ -157,7 +157,7 @@ class Run:
         from benchmarks.usual import ClipFolder, loader
         from dataset import Store
         from system.devices import pick_device
-        from training.plan import resolve
+        from training.resolve import resolve
 
         device = pick_device(self.options.gpu)
         self.clock.switch("store")

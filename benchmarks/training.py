@@ -42,7 +42,7 @@ from dataset import Store
 from model import Classifier, make_optimizer
 from system.devices import keep_memory, pick_device
 from training.fold import make_fold, make_trainer, quieten
-from training.plan import resolve
+from training.resolve import resolve
 from training.tuning import autocast, learning_operations, pick_layout
 
 PEAKS = {  # dense bfloat16 products (float16 before Ampere) a second, from the makers' data sheets

@@ -222,7 +222,7 @@ def _command(clips: HeldOut, name: str, configs: Sequence[RunConfig], missing: S
 
     "" where extensions were used: a run has their names alone, not where they are.
     """
-    from training.plan import options_of
+    from training.resolve import options_of
 
     run = next((config for config in configs if not config.limit), configs[0])
     if run.extensions:

@@ -21,7 +21,7 @@ from system import extensions
 from system.errors import UserError
 from system.options import command_line
 from tests.conftest import one_error_line
-from training.plan import options_of
+from training.resolve import options_of
 
 TEXT = (Path(__file__).parents[1] / "docs" / "extending.md").read_text("utf-8")
 FILES = {code.split("\n", 1)[0].removeprefix("# "): code for code in re.findall(r"```python\n(.*?)```", TEXT, re.S)}
@@ -181,7 +181,7 @@ def test_a_new_option_is_one_field(work: Path) -> None:
 
 def test_augmented_batches_are_changed(work: Path) -> None:
     from dataset import Store
-    from training.plan import resolve
+    from training.resolve import resolve
     from util import generator
 
     words = ["-t", "32", "-m", "test_resnet", "--augment", "none", "--extension", "backwards.py", "--backwards"]

@@ -13,7 +13,7 @@ import torch
 from arg import FeatureOptions, RunConfig, TrainConfig, parse_inference, parse_train, run_name
 from dataset import Store, WaveData
 from model import Classifier, make_optimizer
-from training.plan import resolve
+from training.resolve import resolve
 from util import generator
 
 TEXT = (Path(__file__).parents[1] / "docs" / "ladder.md").read_text()
@@ -71,7 +71,7 @@ def test_one_step(words: list[str], store_work: Path) -> None:
 @pytest.mark.parametrize("words", INFER, ids=" ".join)
 def test_inference_finds_the_runs_of_the_training_commands(words: list[str]) -> None:
     trained = {
-        run_name(config.model, *config.features.bands_and_frames, config.tag)
+        run_name(str(config.model), *config.features.bands_and_frames, config.tag)
         for config in map(parse_train, TRAIN)
         if config.folds is None
     }

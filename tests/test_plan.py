@@ -12,7 +12,7 @@ import torch
 from arg import OPTIMIZERS, Fold, OptimConfig, RunConfig, parse_train
 from dataset import Store
 from system.options import command_line
-from training.plan import described, options_of, resolve
+from training.resolve import described, options_of, resolve
 
 
 def resolved(words: str, work: Path, fold: Fold = 0) -> RunConfig:

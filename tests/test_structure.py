@@ -23,7 +23,7 @@ LAYERS = (
 )
 CARD = {"__init__", "arg", "callback", "dataset", "model", "preprocess", "transform", "util", "train", "inference"}
 LAYER_OF = {name: index for index, layer in enumerate(LAYERS) for name in layer}
-MOST_LINES = {"arg": 650}  # others: 500
+MOST_LINES = {"arg": 680}  # others: 500
 
 
 def modules() -> dict[str, Path]:

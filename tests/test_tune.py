@@ -16,7 +16,7 @@ from torch import nn
 
 import train
 import training.fold
-import training.plan
+import training.resolve
 import training.tuning
 from arg import FULL, OPTIMIZERS, OptimConfig, parse_train
 from callback import Progress
@@ -201,10 +201,10 @@ def test_muon_is_for_networks_that_take_longer_than_it(store_work: Path) -> None
     store = Store.open(store_work)
     for network, expected in (("-m test_resnet", "muon"), ("-m mobilenetv3_small_100", "adamw")):
         config = parse_train(["-t", "32", *network.split()])
-        optim = training.plan.resolve(config, store, 0).optim
+        optim = training.resolve.resolve(config, store, 0).optim
         assert (optim.optimizer, optim.lr, optim.weight_decay) == (expected, *OPTIMIZERS[expected])
     config = parse_train(["-t", "32", "-m", "mobilenetv3_small_100", "--optimizer", "muon"])
-    assert training.plan.resolve(config, store, 0).optim.optimizer == "muon"
+    assert training.resolve.resolve(config, store, 0).optim.optimizer == "muon"
 
 
 def test_accumulated_batches_are_one_step(store_work: Path, tmp_path: Path) -> None:

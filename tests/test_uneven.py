@@ -25,7 +25,7 @@ from preprocessing.pipeline import preprocess
 from reporting.gather import held_out_clips
 from tests.conftest import RATE, tone
 from tests.pages import Page
-from training.plan import resolve
+from training.resolve import resolve
 
 NETWORK = ["-t", "32", "-m", "test_resnet", "-g", "cpu", "--epochs", "1"]
 NUMBERS = r"\d\.\d{4} \((?:95% interval )?(\d\.\d{4}-\d\.\d{4})"

@@ -181,7 +181,7 @@ def conclude(config: TrainConfig, store: Store, runs: Sequence[RunConfig]) -> No
     size = SizeOptions.of(runs[0].features)
     folds = (FULL,) if full else tuple(run.fold for run in runs)
     clips = None if load_store(config.work)["counts"]["test"] else Path("CLIPS")
-    models, needed = (config.model,), config.extensions
+    models, needed = (runs[0].model,), config.extensions
     label = InferenceConfig(clips, config.work, size, models, tag=config.tag, folds=folds, extensions=needed)
     print(f"next: {command_line(label)}" + (", with your folder of clips for CLIPS" if clips else ""))
 
