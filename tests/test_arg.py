@@ -51,7 +51,7 @@ def test_a_weighted_ensemble_brings_its_runs() -> None:
     assert arg.parse_inference(["--ensemble", "weighted"]).folds == ()
     assert arg.parse_inference(["--ensemble", "weighted", "-f", "3"]).folds == (0, 1, 2)
     assert arg.parse_inference([]).folds == ()
-    assert arg.parse_inference([]).runs == ("resnet18-64x64",)
+    assert arg.parse_inference([]).runs == ()
     for options in ("-t 64", "-m resnet18", "--runs a b", "--tag a", "--n-mels 64", "--frames 64", "--checkpoint best"):
         with pytest.raises(UserError, match=r"leave"):
             arg.parse_inference(["--ensemble", "weighted", *options.split()])
