@@ -12,6 +12,8 @@ from system.errors import UserError
 if TYPE_CHECKING:
     import torch
 
+NATIVE_BFLOAT16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})  # as Linux calls it; the last one on Arm
+
 
 def free_memory() -> int:
     """Bytes that processes may still take, as the system says; half of all where it names all, 2 GiB on Windows."""
@@ -61,6 +63,24 @@ def pick_precision(precision: str, device: torch.device) -> str:
         else:  # torch's own check of bf16 counts emulation
             precision = "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "16"
     return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[precision]
+
+
+def native_bfloat16() -> bool:
+    """Whether this processor multiplies in bfloat16 itself; where torch emulates it, it is slower than float32.
+
+    Linux names what a chip can do; elsewhere it is not known, and taken for no.
+    """
+    return not NATIVE_BFLOAT16.isdisjoint(chip_features())
+
+
+def chip_features() -> frozenset[str]:
+    """What Linux says that the processor can do, in its words; empty where it says nothing."""
+    try:
+        with open("/proc/cpuinfo") as table:  # noqa: PTH123 (not a file of the user's)
+            rows = (line.partition(":") for line in table)  # "flags" on x86, "Features" on Arm
+            return next(frozenset(words.split()) for name, _, words in rows if name.strip() in ("flags", "Features"))
+    except (OSError, StopIteration):
+        return frozenset()
 
 
 def gpu_random_state(device: torch.device) -> torch.Tensor | None:

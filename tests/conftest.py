@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 import preprocessing.decode
 import preprocessing.pipeline
+import system.devices
 import system.paths
 from arg import PreprocessConfig
 from preprocessing.files import find_clips
@@ -84,6 +85,12 @@ def real_waves() -> NDArray[np.float32]:
 @pytest.fixture(autouse=True, scope="session")
 def _two_threads() -> None:
     torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+@pytest.fixture(autouse=True)
+def _no_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plans are the same on every processor."""
+    monkeypatch.setattr(system.devices, "chip_features", frozenset)
 
 
 def decode_folder(folder: Path, sample_rate: int, into: Path) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -14,6 +14,7 @@ import timm
 import torch
 from torch import nn
 
+import system.devices
 import train
 import training.fold
 import training.resolve
@@ -55,6 +56,34 @@ def test_what_a_clip_takes_grows_with_the_feature_and_not_with_the_batch(model: 
     features = dataclasses.replace(RUN.features, n_mels=64, frames=64, hop_samples=64)
     larger = Classifier(dataclasses.replace(RUN, model="resnet10t", features=features))
     assert training.tuning.bytes_a_clip(larger) == pytest.approx(4 * few, rel=0.3)
+
+
+@pytest.mark.parametrize(
+    ("features", "speed", "seconds_a_clip", "precision"),
+    [
+        ({"avx512_bf16"}, 1.3, 0.001, "bf16"),
+        ({"amx_bf16", "avx512f"}, 3, 0.5, "bf16"),
+        ({"bf16"}, 1.05, 0.001, "32"),
+        ({"avx512_bf16"}, 0.5, 0.001, "32"),
+        ({"avx512f"}, 2, 0.001, "32"),
+    ],
+)
+def test_precision_on_a_processor(
+    features: set[str], speed: float, seconds_a_clip: float, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+
+    def step(model: Classifier, wave: torch.Tensor, target: torch.Tensor) -> None:
+        nonlocal now
+        now += len(wave) * seconds_a_clip / (speed if model.config.optim.precision == "bf16" else 1)
+
+    monkeypatch.setattr(system.devices, "chip_features", lambda: features)
+    monkeypatch.setattr(training.tuning, "step", step)
+    monkeypatch.setattr(time, "thread_time", lambda: now)
+    before = torch.random.get_rng_state()
+    assert training.tuning.processor_precision(dataclasses.replace(RUN, model="test_resnet")) == precision
+    assert now < 6  # virtual seconds: of a large network few steps of two clips
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_rates_for_other_batches() -> None:

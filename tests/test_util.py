@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import threading
 import time
@@ -19,6 +20,7 @@ import system.devices
 import system.files
 import training.runs
 import util
+from system.devices import chip_features
 from system.errors import UserError
 from util import prefetched
 
@@ -147,6 +149,22 @@ def test_mixed_precision_follows_the_chip(
     assert system.devices.pick_precision("auto", torch.device("cuda", 0)) == expected
     assert system.devices.pick_precision("auto", torch.device("cpu")) == "32-true"
     assert system.devices.pick_precision("16", torch.device("cpu")) == "16-mixed"
+
+
+@pytest.mark.parametrize(
+    ("table", "native"),
+    [
+        ("processor\t: 0\nmodel name\t: a chip bf16\nflags\t\t: fpu avx512f avx512_bf16 vme\n", True),
+        ("processor\t: 0\nflags\t\t: fpu avx512f avx512_vnni\nbugs\t: bf16\n", False),
+        ("processor\t: 0\nFeatures\t: fp asimd bf16\n", True),
+        ("processor\t: 0\nFeatures\t: fp asimd\n", False),
+        ("", False),
+    ],
+)
+def test_chips_that_have_bfloat16(monkeypatch: pytest.MonkeyPatch, table: str, native: bool) -> None:
+    monkeypatch.setattr(system.devices, "open", lambda _: io.StringIO(table), raising=False)
+    monkeypatch.setattr(system.devices, "chip_features", chip_features)
+    assert system.devices.native_bfloat16() == native
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(4.4, "4 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 import sys
 import time
@@ -18,7 +19,7 @@ from arg import FeatureConfig, RunConfig
 from dataset import WaveData
 from model import Classifier, layout_of, make_optimizer
 from networks.muon import operations
-from system.devices import free_memory, pick_precision
+from system.devices import free_memory, native_bfloat16, pick_precision
 from system.errors import UserError, first_line
 from transform import VIEWS
 from util import generator
@@ -28,6 +29,8 @@ EPOCH_SECONDS = 0.01  # of an epoch, ...
 LAST_SECONDS = 0.3  # and of a fold: its files and the curve
 LARGEST_BATCH = 1024  # clips; the rules for the rate are not to be stretched further
 LEAST_STEPS = 16  # of an epoch that --batch-size auto leaves
+PAYS = 1.12  # times as fast as float32 bfloat16 is to be on a processor: between the networks of docs/performance.md
+PAIRS, TRIAL_SECONDS = 4, 0.1  # of steps in either precision to compare, each to last about so long
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
@@ -132,6 +135,37 @@ def expected_seconds(model: Classifier, data: WaveData) -> float:
     steps = optim.epochs * len(batches)
     training = optim.epochs * len(data.train) * learning + steps * (updating / optim.accumulate + STEP_SECONDS)
     return training + (optim.epochs + VIEWS) * len(data.valid) * looking + optim.epochs * EPOCH_SECONDS + LAST_SECONDS
+
+
+def processor_precision(run: RunConfig) -> str:
+    """ "bf16" where a training step of the run is clearly faster in it on this processor, else "32": --precision.
+
+    From a few pairs of steps of the network on noise, one in either precision right after the other. The shortest of
+    each count, in time of the processor, to which other processes add little. A chip without bfloat16 is not tried.
+    """
+    if not native_bfloat16():
+        return "32"
+    optims = {precision: dataclasses.replace(run.optim, precision=precision) for precision in ("32", "bf16")}
+    with torch.random.fork_rng([]):  # initial weights and dropout
+        model = Classifier(run)
+        wave, target = made_batch(model, run.optim.batch_size, torch.device("cpu"))
+
+        def step_seconds(precision: str, clips: int) -> float:
+            model.config = dataclasses.replace(run, optim=optims[precision])
+            start = time.thread_time()
+            step(model, wave[:clips], target[:clips])
+            return time.thread_time() - start
+
+        clips = min(2, len(wave))
+        warm = min(step_seconds("32", clips) for _ in range(2))
+        clips = max(clips, min(len(wave), int(clips * TRIAL_SECONDS / max(warm, 1e-3))))
+        step_seconds("bf16", clips)  # warms up
+        pairs = max(2, min(PAIRS, int(PAIRS * TRIAL_SECONDS / max(warm, 1e-3))))
+        took: dict[str, list[float]] = {precision: [] for precision in optims}
+        for _ in range(pairs):
+            for precision, found in took.items():
+                found.append(step_seconds(precision, clips))
+    return "bf16" if min(took["32"]) >= PAYS * min(took["bf16"]) else "32"
 
 
 def pick_layout(model: Classifier) -> torch.memory_format:
