@@ -557,7 +557,7 @@ class InferenceConfig(Command):
     features: SizeOptions = part(SizeOptions)
     models: tuple[str, ...] = option(
         (), "-m", "--model", metavar="NAMES", parse=lambda text: tuple(text.split(",")), show=joined,
-        help="one timm name or several: a,b; default: the best of the runs")
+        help="one timm name or several: a,b; without -t the best run of each; default: the best run of all")
     tag: str = option("", "--tag", help="of the runs")
     named: tuple[str, ...] = option(
         (), "--runs", nargs="+", metavar="RUN", help="folders under runs/, instead of -t, -m and --tag")
@@ -570,9 +570,10 @@ class InferenceConfig(Command):
     tta: bool = option(
         True, "-a", "--tta", choices={"y": True, "n": False}, help="average four views of each clip (default: y)")
     output: Path = option(Path("submission.csv"), "-o", "--output", metavar="CSV", help="to write")
-    ensemble: str = option(  # weighted: the runs are ensemble.json's
-        "soft", "--ensemble", choices=("soft", "hard", "weighted"),
-        help="mean of the probabilities, majority vote, or the runs, views and weights that report.py found best")
+    ensemble: str | None = option(  # weighted: the runs are ensemble.json's
+        None, "--ensemble", choices=("soft", "hard", "weighted"),
+        help="mean of the probabilities, majority vote, or the runs, views and weights that report.py found best; "
+        "default: soft, or weighted where no run is named and that is clearly better")
     sample_submission: Path | None = option(
         None, "--sample-submission", metavar="CSV",
         help="names the clips to label; header, order and form to keep; default: the data set's")
@@ -623,15 +624,22 @@ class InferenceConfig(Command):
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """The mel bands and frames that the runs must have; None: any."""
-        return None if self.named or self.ensemble == "weighted" else self.features.bands_and_frames
+        """The mel bands and frames of the runs that -t and -m name together; None where they name none."""
+        asked = self.features
+        sized = self.models and (asked.size or (asked.n_mels and asked.frames))
+        return asked.bands_and_frames if sized and not self.named else None
 
     @property
     def runs(self) -> tuple[str, ...]:
-        """Names of folders under runs/; none where ensemble.json names them."""
+        """Names of folders under runs/; none where ensemble.json names them, or the best is to be found."""
         if self.size is None:
             return tuple(dict.fromkeys(self.named))
         return tuple(dict.fromkeys(run_name(model, *self.size, self.tag) for model in self.models))
+
+    @property
+    def open(self) -> bool:
+        """Whether the best run is to be found, among those of the size, networks and tag that are given."""
+        return not self.runs and self.ensemble != "weighted"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Label clips with an ensemble: ``python inference.py -t 224 -m dla60_res2next -f 5 -a y``.
+"""Label clips with the best of what is trained, or with the runs that are named: ``python inference.py``.
 
 Everything about features and classes comes from the checkpoints. torch and what builds on it are imported where they
 are used, so that ``-h`` and a mistyped flag answer at once.
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from arg import InferenceConfig, parse_inference
+from prediction.choice import choose
 from prediction.distribution import tell_labels
 from prediction.ensembles import Ensemble, load_ensemble
 from prediction.forms import probabilities_path
@@ -47,6 +48,10 @@ def infer(config: InferenceConfig) -> None:
     device = pick_device(config.gpu)
     if config.output.is_dir():
         raise UserError(f"-o {config.output}: is a folder; name the CSV to write")
+    if config.open:
+        choice = choose(config)
+        print(choice.told, flush=True)
+        config = choice.config
     label(config, load_ensemble(config), device)
 
 

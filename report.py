@@ -49,7 +49,7 @@ def report(config: ReportConfig) -> None:
     write_page(path, findings, comparisons, verdict, command_line(config), config.audio)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, opens in any browser")
     if results.ensembles:
-        write_chosen(clips, results.ensembles)
+        write_chosen(results, results.ensembles, comparisons)
         if findings.system.learned:
             where = "" if clips.test_clips else ", with your folder of clips for CLIPS"
             print(f"next{where}: {results.ensembles.command}")

@@ -219,6 +219,16 @@ def format_scores(truth: Ints, predicted: Ints, class_counts: Sequence[int], gro
     return f"balanced accuracy {balanced.text(4, '95% interval ', over)}, accuracy {found.text(4)}"
 
 
+def main_score(truth: Ints, predicted: Ints, class_counts: Sequence[int] | Ints) -> float:
+    """The score that says which of two networks is better, of (n,) class indices; nan where n = 0.
+
+    Accuracy or, where the classes are `uneven`, balanced accuracy.
+    """
+    if uneven(class_counts):
+        return balanced_accuracy(truth, predicted, len(class_counts))
+    return accuracy(truth, predicted)
+
+
 SMALLEST = 1e-15  # a probability below it counts as this where a logarithm is taken
 
 

@@ -99,7 +99,7 @@ def make_runs(work: Path, runs: int, model: str, size: int = 64, skill: float = 
             shape = (VIEWS, int(held_out.sum()), len(store.classes))
             logits = 1.5 * (own[held_out] + 0.3 * draw.standard_normal(shape, np.float32))
             odds = np.exp(logits - logits.max(2, keepdims=True))
-            counts = (1,) * len(store.classes)
+            counts = tuple(np.bincount(clips.target, minlength=len(store.classes)).tolist())
             config = RunConfig(
                 model, store.classes, counts, features, AugmentConfig(), OptimConfig(), fold, 0, store.folds_hash
             )

@@ -38,7 +38,7 @@ def resume_key(config: InferenceConfig, ensemble: Ensemble, clips: TestClips, de
         "checkpoints": ensemble.digests,
         "clips": clips.origin,
         "views": ensemble.views,
-        "ensemble": config.ensemble,
+        "ensemble": config.ensemble or "soft",
         "weights": None if ensemble.weights is None else ensemble.weights.tolist(),
         "temperature": ensemble.temperature,
         "batch size": config.batch_size,
@@ -56,7 +56,7 @@ def predict_clips(
 
     total = -(-len(clips) // config.batch_size)
     views = ensemble.views if isinstance(ensemble.views, int) else len(ensemble.views)
-    said = f"networks: {len(ensemble.models)}, views: {views}, {config.ensemble} vote, {device}"
+    said = f"networks: {len(ensemble.models)}, views: {views}, {config.ensemble or 'soft'} vote, {device}"
     if device.type == "cpu":
         said += f", threads: {torch.get_num_threads()}"
     print(f"{len(clips):,} clips, {said}", flush=True)

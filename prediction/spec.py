@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from arg import ReportConfig, RunConfig
+from arg import Fold, ReportConfig, RunConfig
 from system.errors import UserError
 from system.files import replacing
 from system.options import command_line, from_plain, to_plain
-from system.paths import ENSEMBLE
+from system.paths import ENSEMBLE, PREDICTIONS
 
 METHODS = ("single", "mean", "greedy", "likelihood")  # the simplest first
 TEMPERATURES = (0.1, 10.0)  # looked at
@@ -49,6 +50,10 @@ class EnsembleSpec:
     members: tuple[Member, ...]  # those with weight; the weights sum to one
     temperature: float
     scores: Mapping[str, Any]  # cross-fitted, for the record
+    # Each run that there was to choose from, with the `digest_of` its predictions; {} in a file of an earlier version.
+    sources: Mapping[str, str] = field(default_factory=dict)
+    # Accuracy less that of the best of them: the difference and its 95 % interval; None for one run alone.
+    gain: tuple[float, float, float] | None = None
 
     def __post_init__(self) -> None:
         names = isinstance(self.classes, tuple) and all(isinstance(name, str) for name in self.classes)
@@ -65,6 +70,9 @@ class EnsembleSpec:
         known = _is_number(self.temperature) and low <= self.temperature <= high
         _check(known, f"temperature {self.temperature!r} is not one of {low:g} to {high:g}")
         _check(isinstance(self.scores, dict), "scores are not an object")
+        _check(isinstance(self.sources, dict), "sources are not an object")
+        interval = isinstance(self.gain, tuple) and len(self.gain) == 3 and all(map(_is_number, self.gain))
+        _check(self.gain is None or interval, "gain is not a list of three numbers")
 
     @property
     def runs(self) -> tuple[str, ...]:
@@ -92,6 +100,15 @@ class EnsembleSpec:
         if self.folds_hash != run.folds_hash:
             what = "stale, made for other folds or labels than those of the runs"
             raise UserError(f"{work / ENSEMBLE}: {what}; {_again(work)}")
+
+
+def digest_of(run: Path, folds: Iterable[Fold]) -> str:
+    """A hash of what the folds in a run's folder have predicted of the clips that they held out."""
+    whole = hashlib.sha256()
+    for fold in folds:
+        with (run / f"fold{fold}" / PREDICTIONS).open("rb") as file:
+            whole.update(hashlib.file_digest(file, "sha256").digest())
+    return whole.hexdigest()
 
 
 def write_ensemble(work: Path, spec: EnsembleSpec) -> Path:

@@ -5,10 +5,11 @@ train on it, so that the folds of a run cannot be told apart: they share their r
 linear pool, the weighted mean of its members' probabilities, and a temperature that makes the pool's probabilities
 mean what they say.
 
-Every method minimises one thing, the log loss of the pool *after* temperature scaling. A linear pool is less sharp
-than it should be even where its members are calibrated (Ranjan & Gneiting 2010, "Combining probability forecasts");
-without the temperature, the log loss rewards weights on few sharp members, at a price in accuracy. Accuracy as the aim
-gains no accuracy on new clips and loses log loss, since it moves by whole clips (docs/ensembles.md).
+Methods that combine runs minimise one thing, the log loss of the pool *after* temperature scaling. A linear pool is
+less sharp than it should be even where its members are calibrated (Ranjan & Gneiting 2010, "Combining probability
+forecasts"); without the temperature, the log loss rewards weights on few sharp members, at a price in accuracy.
+Accuracy as the aim gains no accuracy on new clips and loses log loss, since it moves by whole clips
+(docs/ensembles.md).
 
 All is cross-fitted: weights and temperature that a clip is scored with come from the other folds. The networks of the
 other folds did learn from that clip; what of it a few weights could carry over is small, but not nothing.
@@ -31,7 +32,7 @@ from numpy.typing import NDArray
 from prediction.spec import METHODS, TEMPERATURES
 from reporting.scores import losses, mean_difference
 from system.errors import UserError
-from util import SMALLEST, Floats, Interval, accuracy, soft_vote, temper, weighted_vote
+from util import SMALLEST, Floats, Interval, accuracy, main_score, soft_vote, temper, weighted_vote
 
 Ints = NDArray[np.integer[Any]]
 FIT_CLIPS = 10_000  # that weights are fitted to: k weights fitted to n clips cost about k / (2 n) nats on others
@@ -164,18 +165,19 @@ def _likelihood(parameters: NDArray[np.float64], members: Floats, truth: Ints) -
     return float(loss), np.append(by_logit, -beta * by_beta)
 
 
-def best_run(members: Floats, truth: Ints, run: Ints) -> NDArray[np.float64]:
-    """Weights, (members,), that average the views of the one run of lowest loss; `run` is each member's, (members,)."""
-    runs = np.unique(run)
-    losses = [_best_log_loss(soft_vote(members[run == one]), truth) for one in runs]
-    chosen = run == runs[int(np.argmin(losses))]
+def best_run(answers: Ints, truth: Ints, run: Ints) -> NDArray[np.float64]:
+    """Weights, (members,), that average the views of the one best run; `run` is each member's, (members,).
+
+    `answers` are the runs' own, (runs, n), in the order of their numbers; (n,) are the true ones. By `main_score`, as
+    inference.py chooses a run, and not by the loss.
+    """
+    runs, counts = np.unique(run), np.bincount(truth)
+    chosen = run == runs[int(np.argmax([main_score(truth, own, counts) for own in answers]))]
     return chosen / chosen.sum()
 
 
-def fit_weights(method: str, members: Floats, truth: Ints, run: Ints) -> NDArray[np.float64]:
-    """Weights, (members,), by one of METHODS."""
-    if method == "single":
-        return best_run(members, truth, run)
+def fit_weights(method: str, members: Floats, truth: Ints) -> NDArray[np.float64]:
+    """Weights, (members,), by one of METHODS that combine runs."""
     if method == "mean":
         return np.full(len(members), 1 / len(members))
     if method == "greedy":
@@ -205,13 +207,15 @@ def cross_fit(members: Floats, truth: Ints, fold: Ints, run: Ints) -> dict[str, 
 
     `members` are (members, n, classes) float32 out-of-fold probabilities; `truth` (n,) class indices; `fold` (n,) the
     fold that held the clip out; `run` (members,) a number for each member's run. Weights are fitted to FIT_CLIPS
-    clips, evenly spaced among those of the other folds where there are more; temperatures to all of those. Beside
+    clips, evenly spaced among those of the other folds where there are more; temperatures, and the choice of a single
+    run, to all of those. Beside
     `members`, memory is taken for a copy of the clips fitted to and a few times (n, classes). UserError where all clips
     are of one fold.
     """
     folds = tuple(int(one) for one in np.unique(fold))
     if len(folds) < 2:
         raise UserError("an ensemble is chosen across folds, and only one is trained: train another with train.py -f")
+    answers = np.stack([pool_members(members, run == one).argmax(1) for one in np.unique(run)])
     scaled = {method: np.empty(members.shape[1:], np.float32) for method in METHODS}
     fits: dict[str, list[Fit]] = {method: [] for method in METHODS}
     for held_out in (*folds, None):
@@ -219,7 +223,10 @@ def cross_fit(members: Floats, truth: Ints, fold: Ints, run: Ints) -> dict[str, 
         rows = _thinned(others)
         part = np.take(members, rows, axis=1)  # in one piece, as members[:, rows] would not be
         for method in METHODS:
-            weights = fit_weights(method, part, truth[rows], run)
+            if method == "single":
+                weights = best_run(answers[:, others], truth[others], run)
+            else:
+                weights = fit_weights(method, part, truth[rows])
             pool = pool_members(members, weights)
             fit = Fit(weights, fit_temperature(pool[others], truth[others]))
             fits[method].append(fit)

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arg import InferenceConfig
-from prediction.spec import EnsembleSpec, Member, write_ensemble
+from prediction.spec import EnsembleSpec, Member, digest_of, write_ensemble
 from reporting.ensembling import Candidate, Choice, choose, contributions, cross_fit
 from reporting.gather import COMPLETE, HeldOut, Run
 from reporting.scores import Comparison, Summary, compare, summarise
 from system.errors import UserError
 from system.options import command_line
-from util import confusion
+from util import confusion, main_score
 
 ENSEMBLE = "ensemble"  # stands for the one that is chosen
 NAMES = {
@@ -160,13 +160,15 @@ class Results:
 
     def comparisons(self) -> list[Pair]:
         """The best complete runs pair by pair, the better one first; before them an ensemble against the best run."""
-        complete = sorted(
-            (one for one in self.systems.values() if one.complete), key=lambda one: -one.summary.overall.accuracy.value
-        )
+        complete = sorted((one for one in self.systems.values() if one.complete), key=self._main_score, reverse=True)
         pairs = list(combinations(complete[:SYSTEMS_COMPARED], 2))
         if self.ensembles and self.ensembles.choice.method != "single" and len(complete) > 1:
             pairs = [(self.ensembles.system, complete[0]), *pairs]
         return [self.compared(a, b) for a, b in pairs]
+
+    def _main_score(self, one: System) -> float:
+        truth = self.clips.truth[one.rows]
+        return main_score(truth, one.probabilities.argmax(1), np.bincount(self.clips.truth))
 
 
 def judge_runs(clips: HeldOut, runs: Sequence[Run]) -> Results:
@@ -187,8 +189,13 @@ def _name(candidate: Candidate, members: Sequence[tuple[str, int]]) -> str:
     return f"the ensemble ({NAMES[candidate.method]})"
 
 
-def write_chosen(clips: HeldOut, ensembles: Ensembles) -> None:
-    """Write `ensemble.json`, which inference.py --ensemble weighted uses: the chosen one, fitted to all folds."""
+def write_chosen(results: Results, ensembles: Ensembles, comparisons: Sequence[Pair]) -> None:
+    """Write `ensemble.json`, which inference.py --ensemble weighted uses: the chosen one, fitted to all folds.
+
+    Its gain over the best run, if that is another, is the first of the `comparisons`.
+    """
+    clips = results.clips
+    gain = comparisons[0].found.accuracy if comparisons and comparisons[0].a is ensembles.system else None
     chosen, scores = ensembles.chosen, ensembles.system.summary.overall
     weighted = zip(ensembles.members, chosen.final.weights.tolist(), strict=True)
     spec = EnsembleSpec(
@@ -199,5 +206,7 @@ def write_chosen(clips: HeldOut, ensembles: Ensembles) -> None:
         members=tuple(Member(run, view, weight) for (run, view), weight in weighted if weight > 0),
         temperature=chosen.final.temperature,
         scores={name: getattr(scores, name).value for name in ("accuracy", "log_loss", "calibration_error")},
+        sources={run: digest_of(clips.work / "runs" / run, range(clips.folds)) for run in ensembles.runs},
+        gain=(gain.value, gain.low, gain.high) if gain else None,
     )
     write_ensemble(clips.work, spec)

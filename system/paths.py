@@ -21,5 +21,6 @@ ENSEMBLE = "ensemble.json"
 
 # In a fold's folder.
 LAST, PREVIOUS, BEST, HISTORY = "last.ckpt", "previous.ckpt", "best.ckpt", "history.csv"
-RESULTS = ("oof.npz", "oof.csv", "curve.png")  # of a finished run
+PREDICTIONS = "oof.npz"  # of what the fold held out
+RESULTS = (PREDICTIONS, "oof.csv", "curve.png")  # of a finished run
 EVENTS = "tensorboard"  # a folder

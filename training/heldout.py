@@ -89,13 +89,17 @@ def write_rows(path: Path, clips: Clips, classes: Sequence[str], probabilities: 
     table.to_csv(path, index=False, mode="a", header=not path.exists(), lineterminator="\n")
 
 
-def out_of_fold(clips: Clips, paths: Iterable[Path]) -> Answers:
-    """What the folds whose oof.npz these are have answered; `clips` are those that were held out, and others."""
-    row_of = {name: row for row, name in enumerate(clips.fname)}
+def out_of_fold(clips: Clips | None, paths: Iterable[Path]) -> Answers:
+    """What the folds whose oof.npz these are have answered; `clips` are those that were held out, and others.
+
+    Without `clips` nothing is known of groups: each clip is its own.
+    """
+    row_of = {name: row for row, name in enumerate(clips.fname)} if clips else {}
     truth, rows, predicted = [], [], []
     for path in paths:
         with np.load(path) as part:
             truth.append(part["target"])
-            rows += [row_of[name] for name in part["fname"].tolist()]
+            rows += [row_of[name] for name in part["fname"].tolist()] if clips else []
             predicted.append(part["probabilities"].mean(0).argmax(1))
-    return Answers(np.concatenate(truth), clips.group[rows], np.concatenate(predicted))
+    group = clips.group[rows] if clips else np.arange(sum(map(len, truth)))
+    return Answers(np.concatenate(truth), group, np.concatenate(predicted))
