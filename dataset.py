@@ -32,7 +32,7 @@ from util import Names, prefetched, seed_of
 Ints = NDArray[np.integer[Any]]
 
 # ------------------------------------------------------------------------------------------------- the front end
-FRAMES_AT_ONCE = 64  # a thread of a CPU, whose cache then holds them and their spectra (2 MB at n_fft 2048)
+FRAMES_AT_ONCE = 256  # a thread of a CPU, whose cache then holds them and their spectra (2 MB at n_fft 512)
 GPU_FRAMES_AT_ONCE = 16_384  # which bounds the memory that they take
 SINGLE_BINS = 10  # of the spectrum, under the narrowest mel band, from which on single precision is precise enough
 BANDS_AT_ONCE = 16  # on a CPU: a part of the mel bands needs but a part of the spectrum

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import platform
 import subprocess
-import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,41 +54,6 @@ def wait(device: torch.device) -> None:
         import torch
 
         torch.cuda.synchronize(device)
-
-
-class Clock:
-    """Seconds of the main thread by what it is doing: the time in a function counts for the innermost that is clocked.
-
-    Other threads are not clocked.
-    """
-
-    def __init__(self, first: str) -> None:
-        self.seconds: dict[str, float] = defaultdict(float)
-        self._doing = first
-        self._since = time.perf_counter()
-
-    def switch(self, doing: str) -> str:
-        """From now on it is this; returns what it was."""
-        now = time.perf_counter()
-        self.seconds[self._doing] += now - self._since
-        before, self._doing, self._since = self._doing, doing, now
-        return before
-
-    def watch(self, doing: str, owner: Any, name: str) -> None:
-        """Clock a function of a module or a method of a class from now on."""
-        call = getattr(owner, name)
-
-        @functools.wraps(call)
-        def clocked(*args: Any, **kwargs: Any) -> Any:
-            if threading.current_thread() is not threading.main_thread():
-                return call(*args, **kwargs)
-            before = self.switch(doing)
-            try:
-                return call(*args, **kwargs)
-            finally:
-                self.switch(before)
-
-        setattr(owner, name, clocked)
 
 
 # -------------------------------------------------------------------------------------------------------- memory

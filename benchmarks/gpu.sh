@@ -17,11 +17,12 @@ if "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; th
         done
     done
     "$python" -m benchmarks.training "${store[@]}" -m resnet18 -t 64 --rounds 3 --seconds 1.5
-    "$python" -m benchmarks.time_to_accuracy "${store[@]}" -m resnet18 -t 64 --rounds 3
+    "$python" -m benchmarks.time_to_accuracy "${store[@]}" --target 0.92 -- -m resnet18 -t 64 --epochs 13
 else
     echo "no GPU: a smoke test of the scripts on the processor; the GPU's figures are unmeasured"
     tiny=("${store[@]}" -g cpu -m test_efficientnet -t 32)
     "$python" -m benchmarks.training "${tiny[@]}" --batch-size 16 --steps 2 --rounds 1
-    "$python" -m benchmarks.time_to_accuracy "${tiny[@]}" --epochs 1 --rounds 1 --target 0 --train --limit 64
+    "$python" -m benchmarks.time_to_accuracy "${store[@]}" -g cpu --seeds 0 --target 0 -- -m test_efficientnet -t 32 \
+        --epochs 1 --limit 64
     echo "no GPU: the figures above are not measurements"
 fi

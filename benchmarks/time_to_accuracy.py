@@ -1,194 +1,100 @@
-"""From the command to an accuracy on a held-out fold: this pipeline and the usual way, and where their time goes.
+"""From a folder of clips to an accuracy on a held-out fold: preprocess.py, then train.py -f 0, and where time goes.
 
-    python -m benchmarks.time_to_accuracy -w work -t 64 -m resnet18 --target 0.92
+    python -m benchmarks.time_to_accuracy
+    python -m benchmarks.time_to_accuracy --target 0.92 --seeds 0 1 2 3 4 -- -m resnet18 -t 64 --epochs 13
 
-- ours: train.py on fold 0, with whatever follows --train;
-- usual: a DataLoader's workers make features a clip at a time by librosa; float32, NCHW, AdamW and the same schedule in
-  a plain loop, the same network and number of epochs.
-
-Each in a process of its own, which ends with the epoch that first reaches the target; its clock starts with the
-process, so that imports count. In turn, medians over the rounds. Prints a table of seconds by what was done, and a JSON
-line. An accuracy is that of the held-out clips' first view after an epoch: of the averaged weights, or the network's.
+Both are processes of their own, run to their end for each seed, so that imports, estimates and files count. What
+follows -- are options of train.py; without, those of SCHEDULE, which is laid out for the target on gsc12. Prints a row
+a seed, the mean accuracy with a 95 % interval over seeds (Student's), and a JSON line. The accuracy is that of the mean
+of four views, as train.py reports it.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
+import csv
 import json
-import os
+import shlex
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
-from typing import Any, NoReturn
 
-from benchmarks.common import ROOT, Clock, machine, open_store
+from benchmarks.common import GSC12, ROOT, machine, make_store
+from system.paths import HISTORY
 
-PARTS = ("import", "store", "build", "compile", "estimate", "steps", "validation")
+SCHEDULE = "-m melresnet --n-mels 40 --frames 101 --n-fft 512 --precision bf16 --epochs 5"
+PARTS = ("preprocess.py", "epochs", "rest of train.py", "in all")  # the rest: imports, a trial, views, files
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.time_to_accuracy", description=__doc__.splitlines()[0])
-    parser.add_argument("-t", "--size", default="64")
-    parser.add_argument("-m", "--model", default="resnet18")
+    parser.add_argument("--target", type=float, default=0.957, metavar="ACCURACY")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("-g", "--gpu", help="index of a GPU, or cpu; default: a GPU where there is one")
-    parser.add_argument("--target", type=float, default=0.92, metavar="ACCURACY")
-    parser.add_argument("--epochs", default="13", metavar="N", help="that the schedule is laid out for")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N")
-    parser.add_argument("--ways", nargs="+", choices=("ours", "usual"), default=["ours", "usual"])
-    parser.add_argument("--data", type=Path, help="default: ../shared/data/gsc12, else made clips")
-    parser.add_argument("-w", "--work", type=Path, help="an existing store, in place of --data")
-    parser.add_argument("--child", choices=("ours", "usual"), help=argparse.SUPPRESS)
-    parser.add_argument("--started", type=float, help=argparse.SUPPRESS)  # on the system's clock
-    parser.add_argument("--train", nargs=argparse.REMAINDER, default=[], help="more options of train.py, for ours")
+    parser.add_argument("--data", type=Path, help="default: ../shared/data/gsc12, else made clips, ready prepared")
+    parser.add_argument("-w", "--work", type=Path, help="an existing store, in place of --data: nothing is prepared")
+    parser.add_argument("train", nargs="*", default=shlex.split(SCHEDULE), help="after --: options of train.py")
     options = parser.parse_args()
-    if options.child:
-        Run(options)
-        return
+    runs = [run(options, seed) for seed in options.seeds]
+    accuracies = [one["accuracy"] for one in runs]
+    mean, about = statistics.mean(accuracies), half_width(accuracies)
+    print(f"\n{shlex.join(options.train)}, {machine()}")
+    reached = "reached" if mean >= options.target else "missed"
+    print(f"mean accuracy {mean:.4f} ({mean - about:.4f} to {mean + about:.4f}): {options.target} is {reached}")
+    print(
+        "seconds, medians: " + ", ".join(f"{part} {statistics.median(one[part] for one in runs):.1f}" for part in PARTS)
+    )
+    print(json.dumps({"train": options.train, "target": options.target, "mean": mean, "runs": runs}))
+
+
+def half_width(values: Sequence[float]) -> float:
+    """Of the mean's 95 % interval."""
+    from scipy.stats import t
+
+    if len(values) < 2:
+        return float("inf")
+    return float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
+
+
+def run(options: argparse.Namespace, seed: int) -> dict[str, float]:
+    """Seconds of each part, and the accuracy."""
     with tempfile.TemporaryDirectory() as scratch:
-        store = open_store(options.work, options.data, Path(scratch) / "made")
-        work = Path(scratch) / "work"  # runs leave nothing in the user's
-        work.mkdir()
-        for file in store.work.iterdir():
-            if file.is_file():
-                (work / file.name).symlink_to(file.resolve())
-        report(options, compare(options, work))
-
-
-def compare(options: argparse.Namespace, work: Path) -> dict[str, list[dict[str, Any]]]:
-    found: dict[str, list[dict[str, Any]]] = {way: [] for way in options.ways}
-    device = ["-g", options.gpu] if options.gpu else []
-    for number in range(options.rounds):
-        for way in options.ways:
-            command = [sys.executable, "-m", "benchmarks.time_to_accuracy", "-w", str(work), "-t", options.size]
-            command += ["-m", options.model, "--target", str(options.target), "--epochs", options.epochs, *device]
-            command += ["--child", way, "--started", str(time.time()), "--train", *options.train]
-            child = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-            found[way].append(json.loads(child.stdout.splitlines()[-1]))
-            last = found[way][-1]
-            print(f"round {number + 1}: {way} {last['accuracy']:.4f} after {last['seconds']:.1f} s", flush=True)
-    return found
-
-
-def report(options: argparse.Namespace, found: dict[str, list[dict[str, Any]]]) -> None:
-    print(f"\n{options.model} at {options.size}, fold 0, target {options.target}, {machine()}")
-    print(f"{'':8}{'seconds':>9}{'accuracy':>10}{'epochs':>8}" + "".join(f"{part:>12}" for part in PARTS))
-    for way, runs in found.items():
-        middle = {key: median(run[key] for run in runs) for key in ("seconds", "accuracy", "epochs")}
-        cells = "".join(f"{median(run['parts'].get(part, 0) for run in runs):>12.2f}" for part in PARTS)
-        print(f"{way:8}{middle['seconds']:>9.2f}{middle['accuracy']:>10.4f}{middle['epochs']:>8.0f}{cells}")
-        if missed := sum(run["accuracy"] < options.target for run in runs):
-            print(f"{way}: {missed} of {len(runs)} runs did not reach it; their seconds are those of all the epochs")
-    print(json.dumps({"model": options.model, "size": int(options.size), "target": options.target, "runs": found}))
-
-
-class Run:
-    """One training in this process, which it ends, having said how long it took and what for."""
-
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.options = options
-        self.epochs = 0
-        self.clock = Clock("import")
-        self.clock.seconds["import"] = time.time() - options.started
-        with contextlib.redirect_stdout(sys.stderr):
-            getattr(self, options.child)()
-
-    def judge(self, accuracy: float) -> None:
-        """Called after each epoch."""
-        self.epochs += 1
-        if accuracy >= self.options.target or self.epochs == int(self.options.epochs):
-            self.end(accuracy)
-
-    def end(self, accuracy: float) -> NoReturn:
-        self.clock.switch("")
-        seconds = time.time() - self.options.started
-        result = {"seconds": seconds, "accuracy": accuracy, "epochs": self.epochs, "parts": self.clock.seconds}
-        os.write(1, (json.dumps(result) + "\n").encode())
-        os._exit(0)  # at once: what is left to do is not what was asked for
-
-    def train_config(self) -> Any:
-        from arg import parse_train
-
-        options = self.options
+        work = Path(scratch)
+        began = time.monotonic()
+        if options.work:
+            for file in options.work.iterdir():
+                if file.is_file():
+                    (work / file.name).symlink_to(file.resolve())
+        elif root := options.data or (GSC12 if GSC12.is_dir() else None):
+            script("preprocess.py", "-i", str(root), "-w", scratch)
+        else:
+            make_store(work, 2000, noise=True)
+        prepared = time.monotonic()
         device = ["-g", options.gpu] if options.gpu else []
-        argv = ["-w", str(options.work), "-t", options.size, "-m", options.model, "-f", "0", "--epochs", options.epochs]
-        return parse_train([*argv, *device, "--restart", "--optimizer", "adamw", *options.train])
+        script("train.py", "-w", scratch, "-f", "0", "--seed", str(seed), *device, *options.train)
+        ended = time.monotonic()
+        (history,) = work.glob(f"runs/*/fold0/{HISTORY}")
+        (scores,) = table(work / "runs" / "summary.csv")
+        epochs = sum(float(row["seconds"]) for row in table(history))
+    took = (prepared - began, epochs, ended - prepared - epochs, ended - began)
+    result = dict(zip(PARTS, took, strict=True)) | {"accuracy": float(scores["accuracy"])}
+    parts = ", ".join(f"{part} {result[part]:.1f}" for part in PARTS)
+    print(f"seed {seed}: accuracy {result['accuracy']:.4f}, seconds: {parts}", flush=True)
+    return result
 
-    def ours(self) -> None:
-        import train
-        import training.fold
-        import training.tuning
-        import training.workers
-        from dataset import Store
-        from model import Classifier
 
-        training.fold.quieten()
-        clock = self.clock
-        clock.watch("store", train, "open_store")
-        clock.watch("store", Store, "on")
-        clock.watch("build", training.fold, "make_fold")
-        clock.watch("compile", training.tuning, "compile_network")
-        clock.watch("estimate", training.tuning, "expected_seconds")
-        clock.watch("steps", training.fold, "fit")
-        begin, end = Classifier.on_validation_epoch_start, Classifier.on_validation_epoch_end
+def script(name: str, *arguments: str) -> None:
+    """Run one of the project's scripts; it says on stderr what it does."""
+    subprocess.run([sys.executable, name, *arguments], cwd=ROOT, stdout=sys.stderr, check=True)
 
-        def begun(model: Classifier) -> None:
-            clock.switch("validation")
-            begin(model)
 
-        def ended(model: Classifier) -> None:
-            end(model)
-            clock.switch("steps")
-            self.judge(model.held_out_scores["valid_accuracy"])
-
-        Classifier.on_validation_epoch_start = begun  # type: ignore[method-assign, assignment]
-        Classifier.on_validation_epoch_end = ended  # type: ignore[method-assign, assignment]
-        clock.switch("build")
-        train.train(self.train_config())
-
-    def usual(self) -> None:
-        import timm
-        import torch
-        from torch.nn.functional import cross_entropy
-
-        from benchmarks.usual import ClipFolder, loader
-        from dataset import Store
-        from system.devices import pick_device
-        from training.resolve import resolve
-
-        device = pick_device(self.options.gpu)
-        self.clock.switch("store")
-        store = Store.open(self.options.work)
-        config = resolve(self.train_config(), store, 0)
-        optim, clips, held_out = config.optim, store.clips("train"), store.fold_of == 0
-        learn = loader(ClipFolder(store, clips.take(~held_out), config.features), optim.batch_size, device, True)
-        folder = ClipFolder(store, clips.take(held_out), config.features, augment=False)
-        look = loader(folder, optim.batch_size, device, False)
-        print(f"usual: {folder.source}", flush=True)
-        self.clock.switch("build")
-        net = timm.create_model(config.model, in_chans=1, num_classes=len(config.classes)).to(device)
-        optimizer = torch.optim.AdamW(net.parameters(), lr=optim.lr, weight_decay=optim.weight_decay)
-        steps = optim.epochs * len(learn)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, optim.lr, steps, pct_start=optim.warmup)
-        while True:
-            self.clock.switch("steps")
-            net.train()
-            for feature, target in learn:
-                loss = cross_entropy(net(feature.to(device)), target.to(device))
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-            self.clock.switch("validation")
-            net.eval()
-            with torch.inference_mode():
-                right = sum(
-                    int((net(feature.to(device)).argmax(1) == target.to(device)).sum()) for feature, target in look
-                )
-            self.judge(right / len(folder))
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 if __name__ == "__main__":
