@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         from training.runs import warn_of_stale_runs
 
         warn_of_stale_runs(config.work)
-    print(f"next: {command_line(TrainConfig(work=config.work))}")
+    print(f"next: {command_line(TrainConfig(work=config.work))} (with --plan it says what it would train, and why)")
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from arg import ReportConfig, parse_report
+from arg import InferenceConfig, ReportConfig, parse_report
 from system.console import command
 from system.errors import UserError
 from system.options import command_line
@@ -28,7 +29,7 @@ def report(config: ReportConfig) -> None:
     from reporting.gather import find_runs, held_out_clips
     from reporting.page import write_page
     from reporting.systems import judge_runs, write_chosen
-    from reporting.verdict import say, say_comparison, table_of
+    from reporting.verdict import say, say_choice, say_comparison, table_of
 
     for path in (config.output, config.export):
         if path and path.is_dir():
@@ -51,8 +52,12 @@ def report(config: ReportConfig) -> None:
     if results.ensembles:
         write_chosen(results, results.ensembles, comparisons)
         if findings.system.learned:
+            label = InferenceConfig(None if clips.test_clips else Path("CLIPS"), config.work)
             where = "" if clips.test_clips else ", with your folder of clips for CLIPS"
-            print(f"next{where}: {results.ensembles.command}")
+            if config.runs:
+                print(f"next{where}: {results.ensembles.command}")
+            else:
+                print(f"{say_choice(results.ensembles, label)}\nnext{where}: {command_line(label)}")
     if config.export:
         export(config.export, findings)
 

@@ -18,10 +18,11 @@ from system.devices import keep_memory, pick_device
 from system.errors import UserError
 from system.options import command_line
 from system.threads import free_threads
+from training.conclusion import Ended, conclude, tell_next
 from training.fold import quieten, train_fold
 from training.plan import make_plan, told
 from training.resolve import choose_folds, described, open_store, resolve
-from training.runs import conclude, fold_folder, must_train
+from training.runs import fold_folder, must_train
 
 if TYPE_CHECKING:
     import torch
@@ -55,11 +56,14 @@ def train(config: TrainConfig, began: float = math.inf) -> None:
         print(said, flush=True)
     if config.plan:
         return
+    ended = []
     for position, member in enumerate(plan.members):
-        train_run(member, store, devices, math.inf if position else began)
+        ended.append(train_run(member, store, devices, math.inf if position else began))
+        conclude(ended[-1], store)
+    tell_next(config, ended)
 
 
-def train_run(config: TrainConfig, store: Store, devices: Sequence[torch.device], began: float = math.inf) -> None:
+def train_run(config: TrainConfig, store: Store, devices: Sequence[torch.device], began: float = math.inf) -> Ended:
     """Train the folds that are asked for, one after the other on each device; a finished one is left as it is."""
     from model import check_start
     from training.workers import train_side_by_side
@@ -82,7 +86,7 @@ def train_run(config: TrainConfig, store: Store, devices: Sequence[torch.device]
         for position, run in enumerate(runs):
             left = len(runs) - position
             net = train_fold(config, store, run, devices[0], left, net=net, began=math.inf if position else began).net
-    conclude(config, store, [dataclasses.replace(first, fold=fold) for fold in range(store.folds)])
+    return Ended(config, tuple(dataclasses.replace(first, fold=fold) for fold in range(store.folds)))
 
 
 if __name__ == "__main__":

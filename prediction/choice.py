@@ -72,6 +72,10 @@ class Candidate:
         held_out = tuple(fold for fold in self.folds if fold != FULL)
         return tuple(asked) or (held_out if self.complete else self.folds)
 
+    def shown(self, asked: Sequence[Fold]) -> str:
+        folds = self.used(asked)
+        return f"{self.name}, fold{'s' if len(folds) > 1 else ''} {joined(folds)}"
+
     def named(self, config: InferenceConfig) -> InferenceConfig:
         """`config` with the options that name this run."""
         if self.tag is None:
@@ -98,7 +102,7 @@ def choose(config: InferenceConfig) -> Choice:
         return _best_of_each_network(config, allowed)
     best = _best(config, allowed)
     others = [one for one in allowed if one.name != best.name]
-    said = [f"{_shown(best, config.folds)}: {_why(config, best, allowed)}"]
+    said = [f"{best.shown(config.folds)}: {_why(config, best, allowed)}"]
     restricted = config.features != SizeOptions() or config.tag or config.ensemble or config.views
     if not restricted and config.checkpoint == "last" and (config.work / ENSEMBLE).exists():
         spec, why = _clearly_better_ensemble(config, found)
@@ -198,7 +202,7 @@ def _best_of_each_network(config: InferenceConfig, allowed: Sequence[Candidate])
     if lacking := [model for model, found in of.items() if not found]:
         raise UserError(_nothing(dataclasses.replace(config, models=(lacking[0],)), allowed))
     best = [_best(config, found) for found in of.values()]
-    said = (f"{_shown(one, config.folds)}: {_why(config, one, of[one.config.model])}" for one in best)
+    said = (f"{one.shown(config.folds)}: {_why(config, one, of[one.config.model])}" for one in best)
     return Choice(_settled(config, best), "\n".join(said), best[0])
 
 
@@ -246,11 +250,6 @@ def _clearly_better_ensemble(config: InferenceConfig, found: Sequence[Candidate]
         return None, f"{lacking[0]} has not all of the folds that are asked for"
     runs = counted(len(spec.runs), "run")
     return spec, f"the ensemble of {runs} that report.py found: better than the best run by {points}, out of fold"
-
-
-def _shown(one: Candidate, asked: Sequence[Fold]) -> str:
-    folds = one.used(asked)
-    return f"{one.name}, fold{'s' if len(folds) > 1 else ''} {joined(folds)}"
 
 
 def _why(config: InferenceConfig, best: Candidate, found: Sequence[Candidate]) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from arg import InferenceConfig
+from prediction.choice import choose
 from reporting.findings import Findings
 from reporting.gather import INCOMPLETE, STALE, Run
 from reporting.scores import Coverage
@@ -196,6 +198,17 @@ def table_of(results: Results) -> str:
         if said := remark(run, results.systems.get(run.name)):
             text.append(f"{run.name}: {run.status}, {said}" + (f"\n  {run.command}" if run.command else ""))
     return "\n".join(text)
+
+
+def say_choice(ensembles: Ensembles, label: InferenceConfig) -> str:
+    """What inference.py labels with by itself, and how to have the ensemble where that is another."""
+    choice = choose(label)
+    if choice.config.ensemble == "weighted":
+        return "inference.py uses the ensemble by itself, since it is better than the best run"
+    said = f"inference.py uses {choice.best.name} by itself"
+    if ensembles.choice.method == "single" or len(ensembles.runs) == 1:
+        return said
+    return f"{said}; with --ensemble weighted the ensemble, whose log loss is lower"
 
 
 def say_comparison(pair: Pair) -> str:

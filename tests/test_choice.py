@@ -1,4 +1,4 @@
-"""Which run inference.py labels with where no option names one, and what it says of it."""
+"""Which run inference.py labels with where no option names one, and that train.py recommends the same."""
 
 from __future__ import annotations
 
@@ -13,13 +13,24 @@ import pytest
 
 import inference
 import report
-from arg import FULL, NO_AUGMENT, FeatureOptions, Fold, OptimConfig, RunConfig, parse_inference
+from arg import (
+    FULL,
+    NO_AUGMENT,
+    FeatureOptions,
+    Fold,
+    OptimConfig,
+    RunConfig,
+    TrainConfig,
+    parse_inference,
+    parse_train,
+)
 from dataset import Store
-from model import Classifier, save_checkpoint
+from model import Classifier, read_config, save_checkpoint
 from prediction.choice import Choice, choose
 from prediction.spec import read_ensemble, write_ensemble
 from system.errors import UserError
 from tests.conftest import one_error_line
+from training.conclusion import Ended, tell_next
 from transform import VIEWS
 
 MODEL = "test_resnet"
@@ -309,3 +320,68 @@ def test_a_checkpoint_that_cannot_be_read_is_left_out(work: Path, capsys: pytest
     (work / "runs" / f"{MODEL}-16x16-b" / "fold0" / "last.ckpt").write_bytes(b"no checkpoint")
     assert run_and_folds(work) == ((folder.name,), (0, 1))
     assert "-b/fold0/last.ckpt: not a checkpoint" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------- what train.py says
+
+
+def said_next(work: Path, capsys: pytest.CaptureFixture[str], asked: str, *ended: Ended) -> list[str]:
+    """The lines that train.py ends with where the options `asked` were given."""
+    capsys.readouterr()
+    tell_next(parse_train(["-w", str(work), *asked.split()]), ended)
+    return capsys.readouterr().out.replace(f" -w {work}", "").splitlines()
+
+
+def ended(work: Path, tag: str = "", **changes: Any) -> Ended:
+    """The run that `make` leaves."""
+    folder = work / "runs" / (f"{MODEL}-16x16" + (f"-{tag}" if tag else ""))
+    first = read_config(min(folder.glob("fold*/last.ckpt")))["config"]
+    config = TrainConfig(work=work, model=MODEL, features=FeatureOptions(size=16), tag=tag, **changes)
+    for path in folder.glob("fold*"):
+        (path / "oof.csv").touch()
+    return Ended(config, tuple(dataclasses.replace(first, fold=fold) for fold in range(2)))
+
+
+def test_the_next_command_is_short_where_it_picks_this_run(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make(work, 12)
+    report = "python report.py says what it gets wrong, and which runs to put together"
+    assert said_next(work, capsys, "", ended(work)) == [report, "next: python inference.py"]
+    make(work, 15, "b")
+    assert said_next(work, capsys, "", ended(work)) == [
+        report,
+        f"python inference.py labels with {MODEL}-16x16-b, folds 0,1",
+        f"next: python inference.py -t 16 -m {MODEL}",
+    ]
+    make(work, 0, "b", (FULL,))
+    assert said_next(work, capsys, "-f full", ended(work, "b", folds=(FULL,)))[-1] == (
+        f"next: python inference.py -t 16 -m {MODEL} --tag b -f full"
+    )
+
+
+def test_after_some_folds_it_says_how_to_train_the_rest_and_to_label_with_these(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(work, 12, folds=(0,))
+    assert said_next(work, capsys, "--preset fast", ended(work)) == [
+        "to label with fold 0 alone: python inference.py",
+        "next: python train.py --preset fast -f 1",
+    ]
+    make(work, 12, "b")
+    assert said_next(work, capsys, "--preset fast", ended(work)) == [
+        f"to label with fold 0 alone: python inference.py -t 16 -m {MODEL} -f 1",
+        "next: python train.py --preset fast -f 1",
+    ]
+
+
+def test_after_several_runs_the_report_comes_next(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make(work, 12)
+    make(work, 15, "b")
+    runs = [ended(work), ended(work, "b")]
+    assert said_next(work, capsys, "--preset best", *runs) == [
+        "next: python report.py, which looks for the best ensemble, and then python inference.py"
+    ]
+    shutil.rmtree(work / "runs" / f"{MODEL}-16x16-b" / "fold1")
+    assert said_next(work, capsys, "--preset best", *runs) == [
+        "to label with what is trained so far: python inference.py",
+        "next: python train.py --preset best",
+    ]

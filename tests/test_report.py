@@ -58,6 +58,11 @@ def out_of_fold(work: Path, run: str) -> tuple[Any, Any]:
     )
 
 
+def right_of(work: Path, run: str) -> int:
+    truth, probabilities = out_of_fold(work, run)
+    return int((probabilities.argmax(1) == truth).sum())
+
+
 def test_everything_is_written_and_said(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert report.main(["-w", str(work)]) == 0
     said = capsys.readouterr().out
@@ -81,7 +86,9 @@ def test_everything_is_written_and_said(work: Path, capsys: pytest.CaptureFixtur
     assert {member.run for member in spec.members} <= {RUN, f"{MODEL}-16x16-1"}
     assert sum(member.weight for member in spec.members) == pytest.approx(1)
     assert f"{100 * spec.scores['accuracy']:.1f} %" in page.verdict[0]
-    assert f"next: python inference.py -w {work} --ensemble weighted" in said
+    assert said.endswith(f"\nnext: python inference.py -w {work}\n")
+    best = max((f"{MODEL}-16x16-{number}" for number in range(2)), key=lambda run: right_of(work, run))
+    assert f"inference.py uses {best} by itself" in said
 
 
 def test_the_ensemble_labels_clips(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -303,9 +310,8 @@ def test_classes_may_be_called_what_columns_are(
     assert preprocess.main(["-i", str(tmp_path / "data"), "-w", str(work), "-k", "2"]) == 0
     make_runs(work, 2, MODEL, size=16, skill=1.2)
     assert report.main(["-w", str(work), "--export", str(path)]) == 0
-    assert (
-        f"next, with your folder of clips for CLIPS: python inference.py -i CLIPS -w {work} " in capsys.readouterr().out
-    )
+    said = capsys.readouterr().out
+    assert f"next, with your folder of clips for CLIPS: python inference.py -i CLIPS -w {work}\n" in said
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
     assert len(table)
     assert set(table["label"]) | set(table["suggested"]) == {"fname", "label", "id"}

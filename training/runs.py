@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from arg import FULL, InferenceConfig, ReportConfig, RunConfig, SizeOptions, TrainConfig, run_name
-from preprocessing.store import load_store
+from arg import FULL, RunConfig, TrainConfig, run_name
 from system.errors import UserError
 from system.files import remove_leftovers, replacing
 from system.locks import locked
-from system.options import command_line, flat, to_plain
-from training.heldout import out_of_fold
-from util import never_predicted, uneven
-
-if TYPE_CHECKING:
-    from dataset import Store
+from system.options import flat, to_plain
 
 
 def fold_folder(config: TrainConfig, run: RunConfig) -> Path:
@@ -155,45 +148,6 @@ def refuse_another_recipe(run: RunConfig, folder: Path) -> None:
                 f"{folder}: fold {other.fold} of this run has other settings ({changes(other, run)}); "
                 f"--tag NAME trains a run beside it, --restart -f {other.fold},{run.fold} both folds again"
             )
-
-
-def conclude(config: TrainConfig, store: Store, runs: Sequence[RunConfig]) -> None:
-    """Say what is known over all folds of the data set, `runs`, where they are finished, and what to type next."""
-    folders = [fold_folder(config, run) for run in runs]
-    missing = [run.fold for run, folder in zip(runs, folders, strict=True) if finished_run(folder) != run]
-    full = config.folds == (FULL,)
-    if missing and not full and not config.limit:
-        before = [found for folder in folders if (found := started_run(folder)) and not found.limit]
-        others = [run.fold for run in before if changes(run, runs[0]) or run.folds_hash != runs[0].folds_hash]
-        if mixed := mixed_settings(run for run in before if run.folds_hash == runs[0].folds_hash):
-            print(f"{folders[0].parent}: {mixed}")
-        print(f"next: {command_line(config, folds=tuple(others or missing), restart=bool(others))}")
-        return
-    if not full and not missing:
-        answers = out_of_fold(store.clips("train"), [folder / "oof.npz" for folder in folders])
-        print(f"all {len(runs)} folds: out-of-fold {answers.told(runs[0].classes, runs[0].class_counts)}")
-        if never_predicted(answers.truth, answers.predicted) and uneven(runs[0].class_counts):
-            advise_weights(config, runs[0])
-        print(f"{command_line(ReportConfig(config.work))} says what it gets wrong, and which runs to put together")
-    if config.limit:
-        print(f"a dry run; on all clips: {command_line(config, limit=0, restart=False)}")
-        return
-    size = SizeOptions.of(runs[0].features)
-    folds = (FULL,) if full else tuple(run.fold for run in runs)
-    clips = None if load_store(config.work)["counts"]["test"] else Path("CLIPS")
-    models, needed = (runs[0].model,), config.extensions
-    label = InferenceConfig(clips, config.work, size, models, tag=config.tag, folds=folds, extensions=needed)
-    print(f"next: {command_line(label)}" + (", with your folder of clips for CLIPS" if clips else ""))
-
-
-def advise_weights(config: TrainConfig, run: RunConfig) -> None:
-    """Print which command has rare classes count more, where they do not yet."""
-    if not (run.optim.balance or run.optim.class_weights):
-        optim = dataclasses.replace(config.optim, class_weights=1.0)
-        augment = dataclasses.replace(config.augment, preset="more")  # few clips are soon known by heart
-        changed = {"optim": optim, "augment": augment, "tag": f"{config.tag}weighted"}
-        again = command_line(config, **changed, folds=None, restart=False)
-        print(f"rare classes count more with --class-weights (--balance draws them more often): {again}")
 
 
 def update_table(path: Path, row: Mapping[str, Any], key: Sequence[str]) -> None:
