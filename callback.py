@@ -93,8 +93,8 @@ class Progress(pl.Callback):
 
     `expected` seconds are what the fold will take from here to its scores, were it to train from the start; it took
     `spent` to get here, as the folds after it will (`again`), and the command took `loading` to come to it.
-    `folds_left` counts it and those after it in the same command. `report` is told every REPORT_SECONDS, and after
-    each epoch.
+    `folds_left` counts it and those after it in the same command. The fold is over by `ends`, of time.monotonic().
+    `report` is told every REPORT_SECONDS, and after each epoch.
     """
 
     REPORT_SECONDS = 0.5  # seldom enough that waiting for a GPU's running scores costs nothing
@@ -107,9 +107,10 @@ class Progress(pl.Callback):
         spent: float = 0.0,
         again: float = 0.0,
         loading: float = 0.0,
+        ends: float = math.inf,
     ) -> None:
         self.expected, self.folds_left, self.report = expected, folds_left, report
-        self.spent, self.again, self.loading = spent, again, loading
+        self.spent, self.again, self.loading, self.ends = spent, again, loading, ends
         self.scoring = 0.0  # seconds, the views of the held-out clips; 0: not known yet
         self.bar: Any = None
         self.first = self.steps = 0  # where this process starts, and of how many
@@ -119,11 +120,11 @@ class Progress(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
         assert isinstance(model, Classifier)
         self.first, self.steps = trainer.global_step, int(trainer.estimated_stepping_batches)
-        expected = self.expected * (1 - self.first / self.steps)
+        expected = min(self.expected * (1 - self.first / self.steps), max(1.0, self.ends - time.monotonic()))
         fold = self.spent + expected
         everything = self.loading + fold + (self.expected + self.again) * (self.folds_left - 1)
-        more = f" for {self.folds_left} folds" if self.folds_left > 1 else ""
-        more += " with loading" if self.loading else ""
+        more = f" for {self.folds_left} folds" if self.folds_left > 1 and self.ends == math.inf else ""
+        more += " with loading" if self.loading and self.ends == math.inf else ""
         said = f"{clock(fold)}, {clock(everything)}{more}" if more else clock(fold)
         print(f"fold {model.config.fold}, expected time: {said}", flush=True)
         self._report(trainer, model, {}, expected)
@@ -178,7 +179,9 @@ class Progress(pl.Callback):
     def _left(self, trainer: pl.Trainer) -> float:
         """Seconds, from the steps of this process and its latest look at the held-out clips."""
         done = trainer.global_step
-        return (time.monotonic() - self.started) / max(1, done - self.first) * (self.steps - done) + self.scoring
+        now = time.monotonic()
+        left = (now - self.started) / max(1, done - self.first) * (self.steps - done) + self.scoring
+        return min(left, max(1.0, self.ends - now))
 
     def _report(self, trainer: pl.Trainer, model: Classifier, scores: dict[str, float], left: float) -> None:
         if self.report:
@@ -357,12 +360,14 @@ class Checkpoints(pl.Callback):
         self.best: dict[str, float] = {}  # "epoch" and "accuracy"
         self._random: dict[str, Tensor] = {}  # to resume from
         self._epoch_seconds = 0.0  # that the epoch took before it was interrupted
+        self._ahead = 0.0  # steps of the schedule that had been left out
         self._started = self._epoch_started = self._saved_at = time.monotonic()
         self._copy_seconds = 0.0  # of the latest checkpoint
         if begun is not None:
             self.memory.state = {"state_dict": begun["state_dict"], **begun["training"]}
             self.history, self.best = begun["history"], files.resume(begun)
             self._random, self._epoch_seconds = begun["random"], begun["epoch_seconds"]
+            self._ahead = begun.get("ahead", 0.0)
             self._started -= begun["seconds"]
 
     # Lightning's hooks
@@ -370,6 +375,7 @@ class Checkpoints(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
         assert isinstance(model, Classifier)
         self.signals.listen()  # after Lightning has
+        model.ahead = self._ahead
         self._epoch_started = time.monotonic() - self._epoch_seconds
         if self._random:
             model.totals = self._random["totals"].to(model.device)
@@ -399,7 +405,7 @@ class Checkpoints(pl.Callback):
         if accuracy > self.best.get("accuracy", -math.inf):
             self.best = {"epoch": epoch, "accuracy": accuracy}
             self.files.new_best = copied(self.averaging.averaged_state() if self.averaging else model.state_dict())
-        if self.signals.received or self._due(0) or epoch + 1 == trainer.max_epochs:
+        if self.signals.received or self._due(0) or epoch + 1 == trainer.max_epochs or trainer.should_stop:
             self._save(trainer, model, epoch + 1, 0)
 
     def on_train_end(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
@@ -437,6 +443,9 @@ class Checkpoints(pl.Callback):
             "random": copied(random),
             "training": copied(state),
         }
+        if model.ahead:
+            epochs = model.config.optim.epochs * trainer.global_step / int(trainer.estimated_stepping_batches)
+            record |= {"ahead": model.ahead, "ended": trainer.should_stop, "epochs_trained": epochs}
         self.writer.start(partial(self.files.write, model.config, weights, record))
         self._saved_at = time.monotonic()
         self._copy_seconds = self._saved_at - started

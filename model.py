@@ -122,6 +122,7 @@ class Classifier(pl.LightningModule):
         self.class_weights = torch.from_numpy(class_weights(config.class_counts, optim.class_weights, optim.balance))
         self.held_out_scores: dict[str, float] = {}  # of the last validated epoch
         self.totals = torch.zeros(3)  # of the epoch so far: loss, right answers, clips
+        self.ahead = 0.0  # steps of the schedule that are left out, to end in time
         self._loss = torch.zeros(0)  # of the held-out clips so far, and of their classes (true, predicted, both)
         self._counts = torch.zeros(0)
 
@@ -232,7 +233,11 @@ class Classifier(pl.LightningModule):
         optim = self.config.optim
         optimizer = make_optimizer(self.net, optim, self.config.parts.get(optim.optimizer))
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps, optim.warmup))
+
+        def factor(step: int) -> float:
+            return rate(step + self.ahead, steps, optim.warmup)
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
@@ -255,7 +260,7 @@ def make_optimizer(net: nn.Module, optim: OptimConfig, own: dict[str, Any] | Non
     return result
 
 
-def rate(step: int, steps: int, warmup: float) -> float:
+def rate(step: float, steps: int, warmup: float) -> float:
     """The learning rate's factor at a step: a linear rise over the share `warmup`, then half a cosine to zero.
 
     Loshchilov & Hutter 2017, "SGDR", with one cycle.

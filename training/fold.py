@@ -50,11 +50,13 @@ def train_fold(
     report: Callable[[Report], None] | None = None,
     net: nn.Module | None = None,
     began: float = math.inf,
+    ends: float = math.inf,
 ) -> Trained:
     """Train one fold, or what is left of it, predict what it held out, and record both.
 
     `net` is an earlier fold's, which takes the place of a new one so that it is compiled only once. `began` is when the
-    command did, by time.monotonic(), where this is its first fold.
+    command did, by time.monotonic(), where this is its first fold. The fold is over by `ends`, of the same clock: where
+    its epochs do not fit, its schedule is run through in fewer.
     """
     from callback import Progress, draw_curve
     from training.tensorboard import TensorBoard
@@ -80,13 +82,14 @@ def train_fold(
                 f"{len(data.valid):,} held out, {run.optim.epochs} epochs, {run.optim.optimizer}",
                 flush=True,
             )
-            if begun is not None and (begun["finished"] or begun["epoch"] == run.optim.epochs):
+            through = begun is not None and (begun["epoch"] == run.optim.epochs or begun.get("ended", False))
+            if begun is not None and (begun["finished"] or through):
                 record = take_trained(model, folder, begun)
             else:
                 expected = expected_seconds(model, data)
                 spent = time.monotonic() - started
                 again = 0.0 if run.optim.compile else spent
-                progress = Progress(expected, folds_left, report, spent, again, max(0.0, started - began))
+                progress = Progress(expected, folds_left, report, spent, again, max(0.0, started - began), ends)
                 record = fit(model, data, device, folder, progress, begun, log)
             answers, scores = predict_held_out(model, data, device, folder) if len(data.valid) else (None, {})
             if record["history"]:
@@ -100,6 +103,10 @@ def train_fold(
         save_finished(config, model, folder, begun, record, scores)
     said = f"{VIEWS} views: {answers.told(run.classes, run.class_counts)}" if answers else "nothing held out"
     print(f"fold {run.fold} done in {clock(record['seconds'])}, {said}\n  {folder / LAST}", flush=True)
+    if "epochs_trained" in record:
+        print(
+            f"  after {record['epochs_trained']:.3g} epochs in place of {run.optim.epochs}, to be in time", flush=True
+        )
     return Trained(model.net, scores)
 
 
@@ -176,14 +183,16 @@ def fit(
     The averaged weights are left in the model, the fold's files in `folder`.
     """
     from callback import Averaging, Checkpoints, FiniteLoss, FoldFiles
+    from training.deadline import Deadline
 
     if begun is not None:
         batch = f", batch {begun['batch'] + 1}" if begun["batch"] else ""
         print(f"resumes from epoch {begun['epoch'] + 1}{batch}", flush=True)
     optim = model.config.optim
+    deadline = [Deadline(progress.ends)] if progress.ends < math.inf else []
     averaging = Averaging(optim.ema_decay, device) if optim.ema_decay else None
     saving = Checkpoints(FoldFiles(folder, log), averaging, begun)
-    callbacks: list[pl.Callback] = [progress, *([averaging] if averaging else []), FiniteLoss(), saving]
+    callbacks: list[pl.Callback] = [*deadline, progress, *([averaging] if averaging else []), FiniteLoss(), saving]
     trainer = make_trainer(
         optim,
         device,
@@ -199,7 +208,11 @@ def fit(
         raise KeyboardInterrupt from None
     if saving.signals.received:  # too late for another batch
         raise saving.signals.stopped("the end of training")
-    return {"history": saving.history, "best": saving.best}
+    record: dict[str, Any] = {"history": saving.history, "best": saving.best}
+    if model.ahead:
+        done = trainer.global_step / int(trainer.estimated_stepping_batches)
+        record |= {"ahead": model.ahead, "epochs_trained": done * optim.epochs}
+    return record
 
 
 def take_trained(model: Classifier, folder: Path, begun: dict[str, Any]) -> dict[str, Any]:
@@ -211,7 +224,8 @@ def take_trained(model: Classifier, folder: Path, begun: dict[str, Any]) -> dict
     best = begun.get("best", {})
     if not begun["finished"]:
         best = FoldFiles(folder).resume(begun) or best
-    return {"history": begun.get("history", []), "best": best}
+    cut = {name: begun[name] for name in ("ahead", "epochs_trained") if name in begun}
+    return {"history": begun.get("history", []), "best": best, **cut}
 
 
 def save_finished(
