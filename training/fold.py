@@ -224,7 +224,7 @@ def take_trained(model: Classifier, folder: Path, begun: dict[str, Any]) -> dict
     best = begun.get("best", {})
     if not begun["finished"]:
         best = FoldFiles(folder).resume(begun) or best
-    cut = {name: begun[name] for name in ("ahead", "epochs_trained") if name in begun}
+    cut: dict[str, Any] = {name: begun[name] for name in ("ahead", "epochs_trained") if name in begun}
     return {"history": begun.get("history", []), "best": best, **cut}
 
 
