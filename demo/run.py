@@ -9,21 +9,24 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-import arg
 import system.console
 import util
+from arg import InferenceConfig
 from demo.speech import make_speech
+from prediction.choice import choose
 from preprocessing.folds import dependent
 from preprocessing.store import load_clips, load_store
 from system.errors import UserError
 
 VOICES, TEST_VOICES = 80, 20  # espeak-ng has about a hundred
-FOLDS, EPOCHS, MODEL, N_MELS, FRAMES = 3, 12, "melresnet", 40, 101  # minutes on two cores
+FOLDS, EPOCHS = 3, 12  # minutes on two cores
 
 
 @system.console.command
@@ -31,7 +34,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     started = time.monotonic()
     data, out = _parse(argv)
     work, submission = out / "work", out / "submission.csv"
-    network = ("-m", MODEL, "--n-mels", N_MELS, "--frames", FRAMES)
 
     if data is None:
         data = out / "speech"
@@ -39,9 +41,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"Making speech of {VOICES + TEST_VOICES} voices in {data} …", flush=True)
             make_speech(data, VOICES, TEST_VOICES)
     _run("preprocess.py", "-i", data, "-w", work, "-k", FOLDS)
-    _run("train.py", "-w", work, *network, "-f", "all", "--epochs", EPOCHS)
+    _run("train.py", "-w", work, "--epochs", EPOCHS)
     if load_store(work)["counts"].get("test"):
-        _run("inference.py", "-w", work, *network, "-f", FOLDS, "-a", "y", "-o", submission)
+        _run("inference.py", "-w", work, "-o", submission)
     else:
         print(f"\n{data} has no test clips, so inference.py has nothing to label and is left out.")
         submission.unlink(missing_ok=True)  # an earlier run's would be reported as this one's
@@ -54,26 +56,21 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def report(work: Path, submission: Path) -> str:
     """How good it is, where the files are, and what to do next."""
-    runs = work / "runs" / arg.run_name(MODEL, N_MELS, FRAMES)
-    clips = load_clips(work)
-    group_of = dict(zip(clips["fname"], dependent(clips), strict=True))
-    names, truth, predicted, classes = _out_of_fold(runs)
-    lines = [f"  out-of-fold accuracy  {_accuracy(names, truth, predicted, group_of)}"]
+    best = choose(InferenceConfig(work=work)).best
+    lines = []
+    if held_out := best.answers:
+        lines.append(f"  out-of-fold accuracy  {_accuracy(held_out.truth, held_out.predicted, held_out.group)}")
     if submission.exists():
         names, truth, predicted = _test_labels(submission)
-        said = _accuracy(names, truth, predicted, group_of) if set(truth) <= set(classes) else "unknown: no labels"
+        known = set(truth) <= set(best.config.classes)
+        said = _accuracy(np.array(truth), np.array(predicted), _groups(work, names)) if known else "unknown: no labels"
         lines.append(f"  test accuracy         {said}")
         lines.append(f"  submission            {submission}")
     lines.append(f"  what goes wrong       {work / 'report.html'}")
     lines.append(f"  scores of each fold   {work / 'runs' / 'summary.csv'}")
-    lines.append(f"  checkpoints           {runs}")
-    lines.append("Next, on a data set of your own (a folder a class; best with a GPU):")
-    for command in (
-        ("preprocess.py", "-i", "DATASET"),
-        ("train.py", "-t", 224, "-m", "dla60_res2next", "-f", "all"),
-        ("inference.py", "-t", 224, "-m", "dla60_res2next", "-f", 5, "-a", "y"),
-        ("report.py",),
-    ):
+    lines.append(f"  checkpoints           {best.folder}")
+    lines.append("Next, on a data set of your own (a folder a class):")
+    for command in (("preprocess.py", "-i", "DATASET"), ("train.py",), ("inference.py",), ("report.py",)):
         lines.append(f"  {_shown(*command)}")
     return "\n".join(lines)
 
@@ -110,22 +107,6 @@ def _shown(*command: object) -> str:
     return shlex.join(map(str, (python, *command)))
 
 
-def _out_of_fold(runs: Path) -> tuple[list[str], list[str], list[str], list[str]]:
-    """Names, true and predicted labels of every fold's held-out clips, and the classes."""
-    import pandas as pd
-
-    tables = [
-        pd.read_csv(path, dtype={"fname": str, "label": str}, keep_default_na=False)
-        for path in sorted(runs.glob("fold*/oof.csv"))
-    ]
-    if not tables:
-        raise UserError(f"{runs}: no fold has an oof.csv; train.py has not finished")
-    table = pd.concat(tables)
-    classes = list(table.columns[2:])
-    best = table[classes].to_numpy().argmax(1)
-    return list(table["fname"]), list(table["label"]), [classes[index] for index in best], classes
-
-
 def _test_labels(submission: Path) -> tuple[list[str], list[str], list[str]]:
     """The test clips' names, their folders, which are their labels where they are classes, and the submitted labels."""
     import pandas as pd
@@ -137,9 +118,15 @@ def _test_labels(submission: Path) -> tuple[list[str], list[str], list[str]]:
     return names, [PurePosixPath(name).parts[0] for name in names], list(table["label"])
 
 
-def _accuracy(names: Sequence[str], truth: Sequence[str], predicted: Sequence[str], group_of: Mapping[str, str]) -> str:
+def _groups(work: Path, names: Sequence[str]) -> NDArray[np.integer[Any]]:
+    """A number for each clip's speaker, or for the clip itself where that is not known."""
+    clips = load_clips(work)
+    group_of = dict(zip(clips["fname"], dependent(clips), strict=True))
+    return np.unique([group_of.get(name) or f"\0{name}" for name in names], return_inverse=True)[1]
+
+
+def _accuracy(truth: NDArray[Any], predicted: NDArray[Any], group: NDArray[np.integer[Any]]) -> str:
     classes, (true, taken) = np.unique([truth, predicted], return_inverse=True)
-    group = np.unique([group_of.get(name) or f"\0{name}" for name in names], return_inverse=True)[1]
     return util.format_scores(true, taken, [1] * len(classes), group).removeprefix("accuracy ")
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import soundfile
 
-import arg
 import system.errors
 from demo import run
-from preprocessing.store import CLIP_COLUMNS, TEXT_COLUMNS
+from tests.trained import MODEL, make
 
 pytest.importorskip("espeakng_loader", reason="the demo's synthesiser is not installed: requirements-demo.txt")
 
@@ -88,43 +87,41 @@ def test_made_speech_never_overwrites(root: Path) -> None:
 
 
 @pytest.fixture
-def work(tmp_path: Path) -> Path:
-    """Two folds whose out-of-fold predictions are right in three of four clips."""
-    runs = tmp_path / "work" / "runs" / arg.run_name(run.MODEL, run.N_MELS, run.FRAMES)
-    for fold, rows in enumerate(("a/1.wav,no,0.9,0.1\na/2.wav,on,0.2,0.8\n", "a/3.wav,no,0.4,0.6\na/4.wav,on,0,1\n")):
-        (runs / f"fold{fold}").mkdir(parents=True)
-        (runs / f"fold{fold}" / "oof.csv").write_text("fname,label,no,on\n" + rows)
-    table = pd.DataFrame({name: [""] * 4 if name in TEXT_COLUMNS else 0 for name in CLIP_COLUMNS}, index=range(4))
-    table["fname"], table["group"] = [f"a/{n}.wav" for n in range(1, 5)], list("sstt")
-    table.to_csv(tmp_path / "work" / "clips.csv", index=False)
+def work(store_work: Path, tmp_path: Path) -> Path:
+    """Two runs: the better one is right on 15 of 18 clips in each of its two folds."""
+    shutil.copytree(store_work, tmp_path / "work")
+    make(tmp_path / "work", 9, "worse")
+    make(tmp_path / "work", 15)
     return tmp_path / "work"
 
 
 @pytest.mark.parametrize(
     ("rows", "expected"),
     [
-        ("no/x.wav,no\non/x.wav,no\n", "test accuracy         0.5000 (95% interval 0.0945-0.9055 over 2 clips)"),
-        ("x.wav,no\ny.wav,on\n", "test accuracy         unknown: no labels"),
+        ("high/x.wav,high\nlow/x.wav,high\n", "test accuracy         0.5000 (95% interval 0.0945-0.9055 over 2 clips)"),
+        ("x.wav,high\ny.wav,low\n", "test accuracy         unknown: no labels"),
     ],
 )
 def test_report(work: Path, tmp_path: Path, rows: str, expected: str) -> None:
     submission = tmp_path / "submission.csv"
     submission.write_text("fname,label\n" + rows)
     report = run.report(work, submission)
-    assert "out-of-fold accuracy  0.7500 (95% interval" in report
+    assert "out-of-fold accuracy  0.8333 (95% interval" in report
+    assert f"checkpoints           {work / 'runs' / MODEL}-16x16\n" in report
     assert expected in report
-    assert "inference.py -t 224 -m dla60_res2next -f 5 -a y" in report
+    scripts = [line.split()[1:] for line in report.splitlines()[-4:]]
+    assert scripts == [["preprocess.py", "-i", "DATASET"], ["train.py"], ["inference.py"], ["report.py"]]
 
 
 def test_report_without_test_clips(work: Path, tmp_path: Path) -> None:
     report = run.report(work, tmp_path / "submission.csv")
-    assert "over 2 groups of 4 clips)" in report
+    assert "over 6 groups of 36 clips)" in report
     assert "test accuracy" not in report
 
 
 def test_report_with_a_submission_of_probabilities(work: Path, tmp_path: Path) -> None:
     submission = tmp_path / "submission.csv"
-    submission.write_text("id,no,on\nx.wav,0.5,0.5\n")
+    submission.write_text("id,high,low,sweep\nx.wav,0.5,0.5,0\n")
     assert "unknown: no labels" in run.report(work, submission)
 
 
