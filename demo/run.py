@@ -35,13 +35,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     data, out = _parse(argv)
     work, submission = out / "work", out / "submission.csv"
 
-    if data is None:
+    if made := data is None:
         data = out / "speech"
         if not data.exists():
             print(f"Making speech of {VOICES + TEST_VOICES} voices in {data} …", flush=True)
             make_speech(data, VOICES, TEST_VOICES)
     _run("preprocess.py", "-i", data, "-w", work, "-k", FOLDS)
-    _run("train.py", "-w", work, "--epochs", EPOCHS)
+    _run("train.py", "-w", work, *(("--epochs", EPOCHS) if made else ()))
     if load_store(work)["counts"].get("test"):
         _run("inference.py", "-w", work, "-o", submission)
     else:
