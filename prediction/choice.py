@@ -109,7 +109,7 @@ def choose(config: InferenceConfig) -> Choice:
         if spec:
             alone = command_line(best.named(config))
             return Choice(dataclasses.replace(config, ensemble="weighted"), f"{why}\nthat run alone: {alone}", best)
-        said.append(f"not the ensemble of report.py: {why}")
+        said += [f"not the ensemble of report.py: {why}"] if why else []
     elif not restricted and sum(one.complete for one in allowed) > 1:
         said.append(f"{command_line(ReportConfig(config.work))} looks for an ensemble of the runs that is better")
     if others:
@@ -225,7 +225,7 @@ def _settled(config: InferenceConfig, runs: Sequence[Candidate]) -> InferenceCon
 
 
 def _clearly_better_ensemble(config: InferenceConfig, found: Sequence[Candidate]) -> tuple[EnsembleSpec | None, str]:
-    """The ensemble of ensemble.json where it is to be used, and why, or why not."""
+    """The ensemble of ensemble.json where it is to be used, and why; else why not."""
     again = f"{command_line(ReportConfig(config.work))} makes it anew"
     try:
         spec = read_ensemble(config.work)
@@ -239,7 +239,7 @@ def _clearly_better_ensemble(config: InferenceConfig, found: Sequence[Candidate]
         new = sorted(set(there.items()) ^ set(spec.sources.items()))
         return None, f"{new[0][0]} has been trained or removed since; {again}"
     if spec.gain is None:
-        return None, "it is this run"
+        return None, ""  # it is this run
     gain, low, high = (100 * value for value in spec.gain)
     points = f"{gain:+.2f} points ({low:+.2f} to {high:+.2f})"
     use = command_line(config, ensemble="weighted")
@@ -257,26 +257,28 @@ def _why(config: InferenceConfig, best: Candidate, found: Sequence[Candidate]) -
     runs = len({one.name for one in found})
     if runs == 1:
         given = config.models or config.features != SizeOptions() or config.tag
-        said = ["the only such run" if given else "the only run"]
+        said = "the only such run" if given else "the only run"
     elif best.answers is None:
-        said = [f"the last of {runs} runs, as no score says which is best"]
+        said = f"the last of {runs} runs, as no score says which is best"
     else:
-        said = [f"the best of {runs} runs"]
-    if best.config.limit:
-        said.append(f"a dry run on {counted(best.config.limit, 'clip')}")
-    if best.stale:
-        said.append("trained on other folds or labels than there are now")
-    if other := [fold for one in found if one.name == best.name and one is not best for fold in one.folds]:
-        said.append(f"without fold {joined(other)}, which has other settings")
+        said = f"the best of {runs} runs"
+    every, remarks = sum(best.config.class_counts), []
     if best.answers is not None:
         truth, group, predicted = best.answers.truth, best.answers.group, best.answers.predicted
-        so_far = "" if best.complete else f" so far, not all of the {sum(best.config.class_counts):,} clips"
-        said.append(f"out of fold {format_scores(truth, predicted, best.config.class_counts, group)}{so_far}")
+        said += f", out of fold {format_scores(truth, predicted, best.config.class_counts, group)}"
+        if not best.complete:
+            remarks.append(f"not complete: {len(truth):,} of {counted(every, 'clip')} were held out so far")
     elif best.folds == (FULL,):
-        said.append("trained on every clip, so that nothing was held out to tell how good it is")
+        remarks.append("trained on every clip, so that nothing was held out to tell how good it is")
     else:
-        said.append("without the predictions that would tell how good it is")
-    return ", ".join(said)
+        remarks.append("the predictions that would tell how good it is are not there")
+    if other := [fold for one in found if one.name == best.name and one is not best for fold in one.folds]:
+        remarks.append(f"without fold {joined(other)}, which has other settings")
+    if best.config.limit:
+        remarks.append(f"a dry run on {counted(best.config.limit, 'clip')}")
+    if best.stale:
+        remarks.append("trained on other folds or labels than there are now")
+    return "; ".join([said, *remarks])
 
 
 def _nothing(config: InferenceConfig, found: Sequence[Candidate]) -> str:

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from arg import InferenceConfig
+from arg import InferenceConfig, TrainConfig
 from prediction.spec import EnsembleSpec, Member, digest_of, write_ensemble
 from reporting.ensembling import Candidate, Choice, choose, contributions, cross_fit
-from reporting.gather import COMPLETE, HeldOut, Run
+from reporting.gather import COMPLETE, ON_ALL, HeldOut, Run
 from reporting.scores import Comparison, Summary, compare, summarise
 from system.errors import UserError
 from system.options import command_line
@@ -145,10 +145,10 @@ class Results:
         return self.systems[name]
 
     def best(self) -> System:
-        """The ensemble where there is one, else the run with most clips and then the lowest log loss."""
+        """The ensemble where there is one, else the run with most clips and then the best score."""
         if self.ensembles:
             return self.ensembles.system
-        return max(self.systems.values(), key=lambda one: (int(one.rows.sum()), -one.summary.overall.log_loss.value))
+        return max(self.systems.values(), key=lambda one: (int(one.rows.sum()), self._main_score(one)))
 
     def compared(self, a: System, b: System) -> Pair:
         """Paired, on the clips that both have. UserError where there is none."""
@@ -175,7 +175,8 @@ def judge_runs(clips: HeldOut, runs: Sequence[Run]) -> Results:
     """Score every run and find the best ensemble. UserError where no run has predictions."""
     systems = {run.name: score(clips, run.name, run.rows, run.mean[run.rows]) for run in runs if run.rows.any()}
     if not systems:
-        first = f"{runs[0].name}: {runs[0].note}; {runs[0].command}".rstrip("; ")
+        folds = command_line(TrainConfig(work=clips.work)) if runs[0].status == ON_ALL else runs[0].command
+        first = f"{runs[0].name}: {runs[0].note}; {folds}".rstrip("; ")
         raise UserError(f"{clips.work}: no predictions to judge. {first}")
     return Results(clips, runs, systems, find_ensemble(clips, runs))
 

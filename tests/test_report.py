@@ -102,7 +102,7 @@ def test_a_run_that_is_not_complete_says_what_completes_it(work: Path, capsys: p
     shutil.rmtree(work / "runs" / RUN / "fold1")
     runs = {run.name: run for run in find_runs(held_out_clips(work))}
     assert (runs[RUN].status, runs[RUN].folds) == (INCOMPLETE, (0,))
-    command = f"python train.py -w {work} -m {MODEL} -f 1 --tag 0 -t 16 --epochs 13 --optimizer muon"
+    command = f"python train.py -w {work} -m {MODEL} -f 1 --tag 0 -t 16 --epochs 13 --optimizer muon --augment base"
     assert runs[RUN].command == command
     assert runs[f"{MODEL}-16x16-1"].status == COMPLETE
     assert report.main(["-w", str(work), "--no-audio"]) == 0

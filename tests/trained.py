@@ -42,8 +42,10 @@ def make(
             continue
         held_out = np.flatnonzero(store.fold_of == fold)
         truth = clips.target[held_out].astype(np.int64)
-        answer = np.where(np.arange(len(truth)) < right, truth, (truth + 1) % 3)
-        probabilities = np.broadcast_to(np.eye(3, dtype=np.float32)[answer] * 0.7 + 0.1, (VIEWS, len(truth), 3))
+        answer = np.where(np.arange(len(truth)) < right, truth, (truth + 1) % len(store.classes))
+        probabilities = np.broadcast_to(
+            np.eye(len(store.classes), dtype=np.float32)[answer] * 0.7 + 0.1, (VIEWS, len(truth), len(store.classes))
+        )
         names = np.array(clips.fname)[held_out]
         np.savez(folder / f"fold{fold}" / "oof.npz", fname=names, target=truth, probabilities=probabilities)
     return folder
