@@ -258,6 +258,7 @@ class AugmentConfig:
     freq_masks: int = 0
     mask_share: float = 0.1  # widest mask, as a share of the axis
     mixup_alpha: float = 0.0  # Beta(alpha, alpha)
+    equalizer: float = option(0.0, absent=0.0)  # standard deviation of five levels along frequency; a feature has 1
     speed: float = option(0.1, absent=0.0)  # uniform in 1 +- this, by resampling, which changes the pitch with it
 
 
@@ -283,6 +284,10 @@ class AugmentOptions(Options):
     mixup_alpha: float | None = option(
         None, "--mixup", metavar="ALPHA", help="of the Beta distribution; default: 0, none",
         check=(lambda alpha: 0 <= alpha < math.inf, "use 0 (none) or more"))
+    equalizer: float | None = option(
+        None, "--equalizer", metavar="STD",
+        help="of random levels along frequency, where a feature's own deviation is 1; default: 0, none",
+        check=(lambda std: 0 <= std < math.inf, "use 0 (none) or more"))
     # fmt: on
 
     def resolve(self) -> AugmentConfig:

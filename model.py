@@ -149,6 +149,8 @@ class Classifier(pl.LightningModule):
         for own in self.augmentations["wave"]:
             changed = own.apply(changed, own.draw(changed.shape, draw))
         feature = self.frontend(changed)
+        if augment.equalizer:
+            feature = transform.apply_equalizer(feature, transform.draw_equalizer(augment.equalizer, len(wave), draw))
         for own in self.augmentations["feature"]:
             feature = own.apply(feature, own.draw(feature.shape, draw))
         if augment.time_masks or augment.freq_masks:

@@ -144,6 +144,23 @@ def apply_masks(feature: Tensor, params: MaskDraw) -> Tensor:
     return feature.masked_fill(freq[:, None, :, None] | time[:, None, None, :], 0)
 
 
+EQUALIZER_KNOTS = 5  # levels along the frequency axis, evenly spaced on it
+
+
+def draw_equalizer(deviation: float, batch: int, draw: Generator) -> Tensor:
+    """Levels of a random equaliser, (B, EQUALIZER_KNOTS), normal around 0."""
+    return deviation * torch.randn(batch, EQUALIZER_KNOTS, device=draw.device, generator=draw)
+
+
+def apply_equalizer(feature: Tensor, levels: Tensor) -> Tensor:
+    """(B, 1, H, W) features raised by (B, knots) levels, joined by straight lines along frequency (H).
+
+    What is added to a log-mel feature is a filter of the sound: rooms, distances and microphones differ by one.
+    """
+    curve = F.interpolate(levels[:, None], size=feature.shape[2], mode="linear", align_corners=True)  # (B, 1, H)
+    return feature + curve[..., None]
+
+
 def draw_mixup(alpha: float, batch: int, draw: Generator) -> tuple[Tensor, Tensor]:
     """Each clip's own share, (B,) in 0.5 to 1, and its partner's index, (B,)."""
     # a Beta variate as a ratio of Gammas: torch's Beta takes no generator

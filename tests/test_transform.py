@@ -130,6 +130,16 @@ def test_masks_scale_with_the_feature() -> None:
     assert params.freq_start.min() == 0
 
 
+def test_an_equalizer_is_straight_lines_between_its_levels() -> None:
+    feature = torch.arange(18.0).reshape(2, 1, 9, 1)
+    raised = transform.apply_equalizer(feature, torch.tensor([[0.0, 2, 2, 0, -4], [0.0] * 5])) - feature
+    assert raised[0, 0, :, 0].tolist() == [0, 1, 2, 2, 2, 1, 0, -2, -4]
+    assert not raised[1].any()
+    levels = transform.draw_equalizer(0.5, 4000, generator("cpu", 0))
+    assert levels.shape == (4000, 5)
+    assert levels.std(0).tolist() == pytest.approx([0.5] * 5, rel=0.05)
+
+
 def test_mixup_by_hand() -> None:
     feature = torch.arange(3.0).reshape(3, 1, 1, 1)
     target = torch.eye(3)

@@ -191,7 +191,7 @@ def _augment_options(augment: AugmentConfig) -> AugmentOptions:
     for name, preset in AUGMENT_PRESETS.items():
         options = AugmentOptions(name, *(
             None if getattr(augment, part) == getattr(preset, part) else getattr(augment, part)
-            for part in ("speed", "mixup_alpha")
+            for part in ("speed", "mixup_alpha", "equalizer")
         ))  # fmt: skip
         if options.resolve() == augment:
             return options
