@@ -57,7 +57,7 @@ def say(findings: Findings, comparisons: Sequence[Pair]) -> list[str]:
         sentences.append(f"Never predicted: {', '.join(names[:NAMED])}{', ...' * (len(names) > NAMED)}{rare}.")
     if system.learned:
         if ensembles:
-            sentences.append(_gain(ensembles, comparisons))
+            sentences.append(gain_of(ensembles, comparisons))
         sentences += _reading(findings)
     if torn := int((findings.twins["labels"] > 1).sum()):
         bear = "cluster of near duplicates bears" if torn == 1 else "clusters of near duplicates bear"
@@ -118,7 +118,7 @@ def ensemble_verdict(ensembles: Ensembles) -> str:
     )
 
 
-def _gain(ensembles: Ensembles, comparisons: Sequence[Pair]) -> str:
+def gain_of(ensembles: Ensembles, comparisons: Sequence[Pair]) -> str:
     """What the chosen ensemble does against the best run."""
     if len(ensembles.runs) == 1:
         return ONE_RUN

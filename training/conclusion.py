@@ -51,8 +51,8 @@ def conclude(ended: Ended, store: Store) -> None:
         advise_weights(config, runs[0])
 
 
-def tell_next(asked: TrainConfig, ended: Sequence[Ended]) -> None:
-    """Print the command that follows on `asked`, whose runs these are."""
+def tell_next(asked: TrainConfig, ended: Sequence[Ended], together: bool = False) -> None:
+    """Print the command that follows on `asked`, whose runs these are; `together`: their ensemble has been found."""
     if len(ended) == 1:
         _tell_next_of_one(asked, ended[0])
         return
@@ -61,6 +61,8 @@ def tell_next(asked: TrainConfig, ended: Sequence[Ended]) -> None:
     if asked.folds is None and not asked.limit and any(one.missing for one in ended):
         print(f"to label with what is trained so far: {command_line(label)}{clips}")
         print(f"next: {command_line(asked)}")
+    elif together:
+        print(f"next: {command_line(label)}{clips}")
     else:
         print(f"next: {report}, which looks for the best ensemble, and then {command_line(label)}{clips}")
 

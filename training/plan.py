@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from arg import TrainConfig
 from system.files import replacing
 from system.locks import locked
 from system.options import command_line, from_plain, to_plain
+from training.budget import members_of
 from training.facts import facts_of, machine_of
 from training.rules import Choice, fill
 
@@ -36,13 +38,19 @@ class Plan:
     choices: tuple[Choice, ...]
 
 
-def make_plan(config: TrainConfig, store: Store, device: torch.device) -> Plan:
-    """The plan that was made before for the same options and folds, or else a new one, which is kept."""
+def make_plan(
+    config: TrainConfig, store: Store, device: torch.device, devices: int = 1, ends: float = math.inf
+) -> Plan:
+    """The plan that was made before for the same options and folds, or else a new one, which is kept.
+
+    With --budget it is for so many devices, and is to be over by `ends`, of time.monotonic().
+    """
     before = None if config.restart else stored_plan(config, store)
     if before is not None:
         return before
     member, choices = fill(config, facts_of(store), machine_of(device))
-    plan = Plan((member,), tuple(choices))
+    members, more = members_of(config, member, store, device, devices, ends)
+    plan = Plan(members, (*choices, *more))
     if not config.plan:
         store_plan(config, store, plan)
     return plan

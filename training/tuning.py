@@ -105,7 +105,13 @@ def tried(model: Classifier) -> Iterator[None]:
 
 
 def expected_seconds(model: Classifier, data: WaveData) -> float:
-    """How long a fold will take from here on, to the scores of its held-out clips, on the device that `model` is on.
+    """How long a fold will take from here on, to the scores of its held-out clips, on the device that `model` is on."""
+    epoch, scores = expected_parts(model, data)
+    return model.config.optim.epochs * epoch + scores
+
+
+def expected_parts(model: Classifier, data: WaveData) -> tuple[float, float]:
+    """Seconds of an epoch, with its look at the held-out clips, and of a fold's scores.
 
     From a few steps and looks at clips. A compiled network is compiled here for the batches that will come.
     """
@@ -132,9 +138,9 @@ def expected_seconds(model: Classifier, data: WaveData) -> float:
         learning, updating = seconds_a_clip(clips, learn=True), seconds(update)
         model.eval()
         looking = seconds_a_clip(clips, learn=False)
-    steps = optim.epochs * len(batches)
-    training = optim.epochs * len(data.train) * learning + steps * (updating / optim.accumulate + STEP_SECONDS)
-    return training + (optim.epochs + VIEWS) * len(data.valid) * looking + optim.epochs * EPOCH_SECONDS + LAST_SECONDS
+    training = len(data.train) * learning + len(batches) * (updating / optim.accumulate + STEP_SECONDS)
+    look = len(data.valid) * looking
+    return training + look + EPOCH_SECONDS, VIEWS * look + LAST_SECONDS
 
 
 def processor_precision(run: RunConfig) -> str:

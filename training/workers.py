@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import multiprocessing
 import multiprocessing.connection
 import sys
@@ -57,18 +58,21 @@ class Worker:
         self.process = start_process(_work, theirs, config, device, threads)
         theirs.close()  # so that its end is noticed here
 
-    def hand(self, job: Job | None) -> None:
-        """Let it train `job`, or end."""
+    def hand(self, job: Job | None, ends: float = math.inf) -> None:
+        """Let it train `job`, to be over by `ends`, or end."""
         self.job = job
         if job is not None:
             job.state, job.device, job.started = "training", self.device, time.monotonic()
         with contextlib.suppress(OSError):  # it has died, which is noticed where it is listened to
-            self.connection.send(job.run if job else None)
+            self.connection.send((job.run, ends) if job else None)
 
 
-def train_side_by_side(config: TrainConfig, runs: Sequence[RunConfig], devices: Sequence[str]) -> list[Fold]:
+def train_side_by_side(
+    config: TrainConfig, runs: Sequence[RunConfig], devices: Sequence[str], ends: float = math.inf
+) -> list[Fold]:
     """Train `runs`, as many at a time as there are devices, and return the folds that are not trained in the end.
 
+    All is over by `ends`, of time.monotonic(): the time left is divided over the rounds of folds left.
     A fold that fails does not stop the others. A device takes no further fold after a failure that may be its own.
     Results are those of training one by one with as many threads as each process gets here: its share of those that
     torch would use, which depends on the number of devices alone.
@@ -87,9 +91,14 @@ def train_side_by_side(config: TrainConfig, runs: Sequence[RunConfig], devices: 
     spare = len(devices) - len(jobs)
     print(said + (f"; fewer folds than devices: {spare} of these stay idle" if spare > 0 else ""), flush=True)
 
+    def turn() -> tuple[Job, float]:
+        """The next fold, and when it is to be over."""
+        now, rounds = time.monotonic(), math.ceil(len(waiting) / len(devices))
+        return waiting.popleft(), now + (ends - now) / rounds
+
     def start(device: str) -> None:
         workers.append(Worker(config, device, threads))
-        workers[-1].hand(waiting.popleft())
+        workers[-1].hand(*turn())
 
     def end(job: Job, state: str, why: str = "") -> None:
         job.state, job.seconds = state, time.monotonic() - job.started
@@ -106,7 +115,7 @@ def train_side_by_side(config: TrainConfig, runs: Sequence[RunConfig], devices: 
         elif isinstance(message, Done):
             job.accuracy = message.accuracy
             end(job, "done")
-            worker.hand(waiting.popleft() if waiting and not stops else None)
+            worker.hand(*turn()) if waiting and not stops else worker.hand(None)
         elif isinstance(message, Failed):
             worker.job, worker.broken = None, bool(message.traceback)
             table.say(message.traceback, error=True)
@@ -184,10 +193,11 @@ def _work(connection: multiprocessing.connection.Connection, config: TrainConfig
         keep_memory()
         store = Store.open(config.work).on(device)
         net = None
-        while (run := connection.recv()) is not None:
+        while (job := connection.recv()) is not None:
+            run, ends = job
             if store.folds_hash != run.folds_hash:
                 raise UserError(f"{config.work} was prepared anew meanwhile: start again")
-            net, scores = train_fold(config, store, run, device, report=send, net=net)
+            net, scores = train_fold(config, store, run, device, report=send, net=net, ends=ends)
             send(Done(scores.get("accuracy")))
     except (UserError, OSError) as error:
         send(Failed(str(error), ""))
