@@ -80,11 +80,11 @@ def test_cheaper_features_then_fewer_folds(store_work: Path) -> None:
 
 def test_more_time_never_means_fewer_epochs_or_networks(store_work: Path) -> None:
     shown = []
-    for seconds in range(10, 3000, 7):
+    for seconds in range(10, 3000, 150):
         found = planned(store_work, seconds)
         folds = 1 if found[0][4] else 2
         shown.append(folds * sum(one[3] * one[2] / 101 for one in found))
-    assert all(after >= 0.75 * before for before, after in itertools.pairwise(shown))
+    assert all(after >= before for before, after in itertools.pairwise(shown))
 
 
 def test_given_options_stay(store_work: Path) -> None:

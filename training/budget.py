@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import math
 import time
 from typing import TYPE_CHECKING, NamedTuple
@@ -158,7 +160,9 @@ def measured(member: TrainConfig, store: Store, device: torch.device) -> Cost:
     from training.tuning import expected_parts
 
     started = time.monotonic()
-    model, data = make_fold(store.on(device), resolve(member, store, choose_folds(member, store)[0], device), device)
+    run = resolve(member, store, choose_folds(member, store)[0], device)
+    with contextlib.redirect_stderr(io.StringIO()):  # training itself will say what there is to warn of
+        model, data = make_fold(store.on(device), run, device)
     epoch, scores = expected_parts(model, data)
     return Cost(epoch, time.monotonic() - started + scores, epoch / len(data.train_batches(0)))
 
