@@ -471,7 +471,6 @@ class TrainConfig(Command):
 
     script = "train.py"
     purpose = "Train the folds of a network; what no option says is planned from the clips and the machine."
-    example = "-t 224 -m dla60_res2next -f 0 -g 0"
 
     # fmt: off
     input_path: Path | None = option(
@@ -552,8 +551,9 @@ class InferenceConfig(Command):
     """What `inference.py` is asked to do."""
 
     script = "inference.py"
-    purpose = "Label clips with an ensemble over folds, views and models."
-    example = "-t 224 -m dla60_res2next -f 5 -a y"
+    purpose = (
+        "Label clips with an ensemble over folds, views and models: the best of what is trained, or what is named."
+    )
 
     # fmt: off
     input_path: Path | None = option(

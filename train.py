@@ -1,4 +1,4 @@
-"""Train the folds of one network: ``python train.py -t 224 -m dla60_res2next -f 0 -g 0``.
+"""Train what is best for the clips and the machine, or what is named: ``python train.py``.
 
 torch and what builds on it are imported where they are used, so that ``-h`` and a mistyped flag answer at once.
 """
