@@ -184,7 +184,7 @@ class SizeOptions(Options):
     # fmt: off
     size: int | None = option(
         None, "-t", "--size", metavar="N", kw_only=True, check=ENOUGH,
-        help="mel bands and frames of the feature")
+        help="mel bands and frames of the feature; default: planned")
     n_mels: int | None = option(
         None, "--n-mels", metavar="N", check=ENOUGH, help="mel bands, where they differ from --size")
     frames: int | None = option(
@@ -277,7 +277,7 @@ class AugmentOptions(Options):
     # fmt: off
     preset: str | None = option(
         None, "--augment", choices=tuple(AUGMENT_PRESETS),
-        help="base: level, place, speed, white noise; more: masks and background noise, too")
+        help="base: level, place, speed, white noise; more: masks and background noise, too; default: base, or planned")
     speed: float | None = option(
         None, "--speed", metavar="SHARE", help=f"change of a clip's speed; default: {AugmentConfig.speed:g}, or none",
         check=(lambda share: 0 <= share < 1, "use a share from 0 up to 1"))
@@ -310,11 +310,11 @@ class OptimOptions(Options):
     # fmt: off
     epochs: int | None = option(
         None, "--epochs", metavar="N", check=(lambda n: n >= 1, "use at least 1"),
-        help=f"passes over the clips; default: {EPOCHS[0]}, or more where there are few clips")
-    batch_size: int | str = option(
-        64, "--batch-size", metavar="N", parse=_batch_size,
-        help="clips a batch; auto: the largest that fits, the rate scaled from 64 clips a batch",
-        check=(lambda n: n == "auto" or n >= 2, "use at least 2 (batch normalisation)"))
+        help=f"passes over the clips; default: {EPOCHS[0]}, or more where there are few clips, or planned")
+    batch_size: int | str | None = option(
+        None, "--batch-size", metavar="N", parse=_batch_size,
+        help="clips a batch; auto: the largest that fits, the rate scaled from 64 clips a batch; default: 64, or less "
+        "of few clips", check=(lambda n: n == "auto" or n >= 2, "use at least 2 (batch normalisation)"))
     accumulate: int = option(
         1, "--accumulate", metavar="N", help="batches a step of the optimiser",
         check=(lambda n: n >= 1, "use at least 1 batch a step"))
@@ -486,7 +486,8 @@ class TrainConfig(Command):
         help="plan the best that this machine trains in that time, and end within it: 30m, 2h, or seconds",
         check=(lambda seconds: seconds > 0, "use a positive time"))
     plan: bool = option(False, "--plan", help="print the plan, with reasons, time and memory, and train nothing")
-    model: str | None = option(None, "-m", "--model", metavar="NAME", help="any timm network")
+    model: str | None = option(None, "-m", "--model", metavar="NAME",
+        help="any timm network, or one made for sound: melresnet, bcresnet1, 2, 3, 6, 8; default: planned")
     folds: tuple[Fold, ...] | None = option(
         None, "-f", "--fold", metavar="F", parse=_train_folds, show=joined,
         help="an index, a list (0,2), all, or full (every clip) (default: all)")

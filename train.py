@@ -58,7 +58,7 @@ def train(config: TrainConfig, began: float = math.inf) -> None:
     ends = ends_at(config, started)
     store = open_store(config)
     plan = make_plan(config, store, devices[0], len(devices), ends)
-    if said := told(plan):
+    if said := told(plan, store, devices, config):
         print(said, flush=True)
     if config.plan:
         return
@@ -67,7 +67,7 @@ def train(config: TrainConfig, began: float = math.inf) -> None:
         if position and ends - time.monotonic() < LEAST_SECONDS * store.folds:
             print(f"no time is left for {member.model}; the same command trains it", flush=True)
             break
-        ended.append(train_run(member, store, devices, math.inf if position else began, ends))
+        ended.append(train_run(member, store, devices, math.inf if position else began, ends, tell=not said))
         conclude(ended[-1], store)
     if config.budget is None or started + config.budget - time.monotonic() > together_seconds(config.budget) / 2:
         together = put_together(config, ended)
@@ -102,10 +102,12 @@ def train_run(
     devices: Sequence[torch.device],
     began: float = math.inf,
     ends: float = math.inf,
+    tell: bool = True,
 ) -> Ended:
     """Train the folds that are asked for, one after the other on each device; a finished one is left as it is.
 
-    All is over by `ends`, of time.monotonic(): the time left is divided over the folds left before each.
+    All is over by `ends`, of time.monotonic(): the time left is divided over the folds left before each. `tell`: whether
+    to print the settings.
     """
     from model import check_start
     from training.workers import train_side_by_side
@@ -115,7 +117,8 @@ def train_run(
     runs = [dataclasses.replace(first, fold=fold) for fold in folds]
     runs = [run for run in runs if must_train(run, fold_folder(config, run), config.restart)]
     if runs:
-        print(described(config, first, devices[0]), flush=True)
+        if tell:
+            print(described(config, first, devices[0]), flush=True)
         check_start(runs[0])  # what is wrong with network or weights is said before anything is written
     if len(devices) > 1:
         if runs and (failed := train_side_by_side(config, runs, [str(device) for device in devices], ends)):

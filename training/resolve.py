@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from dataset import Store
 
-BATCH_SIZE: int = OptimOptions.batch_size  # type: ignore[assignment]  # that rates are meant for
+BATCH_SIZE = OptimConfig.batch_size  # that rates are meant for
 
 
 def open_store(config: TrainConfig) -> Store:
@@ -80,7 +80,7 @@ def resolve(config: TrainConfig, store: Store, fold: Fold, device: torch.device 
     asked, labels = config.optim, store.clips("train").target
     counts = tuple(np.bincount(labels, minlength=len(store.classes)).tolist())
     settings: dict[str, Any] = dict(vars(asked))
-    settings["batch_size"] = BATCH_SIZE if asked.batch_size == "auto" else asked.batch_size
+    settings["batch_size"] = BATCH_SIZE if asked.batch_size in (None, "auto") else asked.batch_size
     if asked.epochs is None:  # the same for all folds, and for a dry run with a part of the clips
         rarest = float(class_weights(counts, asked.balance + asked.class_weights).max())  # drawn, times weighed
         settings["epochs"] = default_epochs(len(labels) * (store.folds - 1) // store.folds, rarest)
@@ -162,6 +162,7 @@ def options_of(run: RunConfig, **others: Any) -> TrainConfig:
     """The options that `resolve` makes `run` of, for its data set; `others` are those that no run has, as its tag."""
     optim, pretrained = run.optim, run.weights == TIMM_WEIGHTS
     usual = dict(zip(("lr", "weight_decay"), usual_rates(optim.optimizer), strict=True))
+    usual["batch_size"] = BATCH_SIZE
     learning = vars(optim) | {name: None for name, value in usual.items() if getattr(optim, name) == value}
     return TrainConfig(
         model=run.model,
