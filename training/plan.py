@@ -15,16 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arg import AUGMENT_PRESETS, FULL, AugmentOptions, FeatureOptions, OptimOptions, RunConfig, TrainConfig
+from arg import AUGMENT_PRESETS, FULL, OPTIMIZERS, AugmentOptions, FeatureOptions, OptimOptions, RunConfig, TrainConfig
 from system.errors import UserError, first_line
+from system.extensions import REGISTERED
 from system.files import replacing
 from system.locks import locked
 from system.options import command_line, from_plain, to_plain
 from training.budget import members_of
 from training.facts import facts_of, machine_of
-from training.resolve import BATCH_SIZE, choose_folds, options_of, resolve
+from training.resolve import BATCH_SIZE, choose_folds, feature_options, options_of, resolve
 from training.rules import Choice, fill, is_open
-from training.runs import fold_folder, started_run
+from training.runs import started_run
 
 if TYPE_CHECKING:
     import torch
@@ -70,12 +71,18 @@ def complete(config: TrainConfig, store: Store, device: torch.device) -> tuple[T
     """A member of a plan: `config` with nothing left open, and the choices with their reasons."""
     if not config.restart and (begun := _before_plans(config, store)):
         return begun, [Choice(f"as runs/{_run_of(begun, store).name}", "begun before there were plans")]
-    planned, choices = fill(config, facts_of(store), machine_of(device))
-    if not config.restart and (run := _begun(planned, store)):
-        same = _as_begun(config, planned, run)
+    planned, choices = dataclasses.replace(config, preset=None, budget=None, plan=False), list[Choice]()
+    if is_open(config):
+        planned, choices = fill(config, facts_of(store), machine_of(device))
+    there = None if config.restart else _begun(planned, store)
+    if there and not is_open(config):  # all but what is measured follows from the options
+        precision = there.optim.precision if config.optim.precision == "auto" else config.optim.precision
+        return dataclasses.replace(planned, optim=dataclasses.replace(planned.optim, precision=precision)), []
+    if there and _known(there.optim.optimizer):
+        same = _as_begun(config, planned, there)
         why = "what is there of it was begun so; --restart plans it anew, --tag NAME another beside it"
-        name = fold_folder(planned, run).parent.name
-        return same, [Choice(f"as runs/{name}", why)] if is_open(config) else []
+        name = _run_of(planned, store).name
+        return same, [Choice(f"as runs/{name}", why)]
     run = _first(planned, store, device)
     if device.type == "cpu" and planned.optim.precision == "auto":
         planned, run = _with_precision(planned, run, choices)
@@ -149,6 +156,11 @@ def _begun(config: TrainConfig, store: Store) -> RunConfig | None:
     return next((run for run in runs if run and (run.folds_hash, run.limit) == same), None)
 
 
+def _known(optimizer: str) -> bool:
+    """Whether an optimiser is built in, or an extension that is loaded."""
+    return optimizer in OPTIMIZERS or optimizer in REGISTERED["optimizer"]
+
+
 def _run_of(config: TrainConfig, store: Store) -> Path:
     """The folder of a run, all its folds."""
     from arg import run_name
@@ -169,7 +181,7 @@ def _as_begun(asked: TrainConfig, config: TrainConfig, run: RunConfig) -> TrainC
         return OptimOptions(**(own | values))
 
     features = config.features
-    own = options_of(run).features
+    own = feature_options(run.features)
     same = {name: getattr(own, name) if value is None else value for name, value in vars(asked.features).items()}
     if features.hop_samples or (same["frames"] and same["hop_samples"]):
         same |= {name: getattr(features, name) for name in ("size", "n_mels", "frames", "hop_samples")}
@@ -187,7 +199,7 @@ def _before_plans(config: TrainConfig, store: Store) -> TrainConfig | None:
     size: dict[str, Any] = {"n_mels": bands, "frames": None if config.features.hop_samples else frames}
     named = dataclasses.replace(named, features=dataclasses.replace(config.features, size=None, **size))
     run = _begun(named, store)
-    if run is None:
+    if run is None or not _known(run.optim.optimizer):
         return None
     was = dataclasses.replace(named, optim=dataclasses.replace(named.optim, batch_size=run.optim.batch_size))
     if dataclasses.replace(resolve(was, store, run.fold), optim=run.optim) != run:

@@ -166,7 +166,7 @@ def options_of(run: RunConfig, **others: Any) -> TrainConfig:
     learning = vars(optim) | {name: None for name, value in usual.items() if getattr(optim, name) == value}
     return TrainConfig(
         model=run.model,
-        features=_feature_options(run.features),
+        features=feature_options(run.features),
         augment=_augment_options(run.augment),
         optim=OptimOptions(**learning),
         seed=run.seed,
@@ -177,7 +177,8 @@ def options_of(run: RunConfig, **others: Any) -> TrainConfig:
     )
 
 
-def _feature_options(features: FeatureConfig) -> FeatureOptions:
+def feature_options(features: FeatureConfig) -> FeatureOptions:
+    """The options that make `features` of windows like theirs."""
     band: dict[str, Any] = {"fmin": features.fmin, "fmax": features.fmax}
     sizes = (vars(SizeOptions.of(features)), {"n_mels": features.n_mels, "hop_samples": features.hop_samples})
     for n_fft in (None, features.n_fft):
