@@ -106,8 +106,8 @@ def train_run(
 ) -> Ended:
     """Train the folds that are asked for, one after the other on each device; a finished one is left as it is.
 
-    All is over by `ends`, of time.monotonic(): the time left is divided over the folds left before each. `tell`: whether
-    to print the settings.
+    All is over by `ends`, of time.monotonic(): the time left is divided over the folds left before each. The
+    settings are printed if `tell`.
     """
     from model import check_start
     from training.workers import train_side_by_side

@@ -74,7 +74,7 @@ def complete(config: TrainConfig, store: Store, device: torch.device) -> tuple[T
     planned, choices = dataclasses.replace(config, preset=None, budget=None, plan=False), list[Choice]()
     if is_open(config):
         planned, choices = fill(config, facts_of(store), machine_of(device))
-    there = None if config.restart else _begun(planned, store)
+    there = None if config.restart or config.budget else _begun(planned, store)
     if there and not is_open(config):  # all but what is measured follows from the options
         precision = there.optim.precision if config.optim.precision == "auto" else config.optim.precision
         return dataclasses.replace(planned, optim=dataclasses.replace(planned.optim, precision=precision)), []
