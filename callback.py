@@ -126,7 +126,8 @@ class Progress(pl.Callback):
         more = f" for {self.folds_left} folds" if self.folds_left > 1 and self.ends == math.inf else ""
         more += " with loading" if self.loading and self.ends == math.inf else ""
         said = f"{clock(fold)}, {clock(everything)}{more}" if more else clock(fold)
-        print(f"fold {model.config.fold}, expected time: {said}", flush=True)
+        most = "at most" if self.ends < math.inf else "expected time"
+        print(f"fold {model.config.fold}, {most}: {said}", flush=True)
         self._report(trainer, model, {}, expected)
         self.started = time.monotonic()
         self.bar = tqdm(

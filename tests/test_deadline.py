@@ -48,6 +48,7 @@ class Clock:
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.tuning.expected_seconds", lambda *_: 1.0)
+    monkeypatch.setattr("training.tuning.look_seconds", lambda *_: 0.0)
     monkeypatch.setattr(callback, "draw_curve", lambda *_: None)
 
 

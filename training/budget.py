@@ -163,8 +163,9 @@ def measured(member: TrainConfig, store: Store, device: torch.device) -> Cost:
     run = resolve(member, store, choose_folds(member, store)[0], device)
     with contextlib.redirect_stderr(io.StringIO()):  # training itself will say what there is to warn of
         model, data = make_fold(store.on(device), run, device)
+    made = time.monotonic() - started
     epoch, scores = expected_parts(model, data)
-    return Cost(epoch, time.monotonic() - started + scores, epoch / len(data.train_batches(0)))
+    return Cost(epoch, made + scores, epoch / len(data.train_batches(0)))
 
 
 def _said(config: TrainConfig, members: list[TrainConfig], rounds: int, costs: list[Cost], planned: int) -> Choice:

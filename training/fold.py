@@ -60,7 +60,7 @@ def train_fold(
     """
     from callback import Progress, draw_curve
     from training.tensorboard import TensorBoard
-    from training.tuning import expected_seconds
+    from training.tuning import expected_seconds, look_seconds
     from transform import VIEWS
 
     folder, started = fold_folder(config, run), time.monotonic()
@@ -86,11 +86,13 @@ def train_fold(
             if begun is not None and (begun["finished"] or through):
                 record = take_trained(model, folder, begun)
             else:
-                expected = expected_seconds(model, data)
+                in_time = ends < math.inf  # then no trial is needed to say how long the fold may take
+                looking = look_seconds(model, data) if in_time else 0.0
+                expected = max(1.0, ends - time.monotonic()) if in_time else expected_seconds(model, data)
                 spent = time.monotonic() - started
                 again = 0.0 if run.optim.compile else spent
                 progress = Progress(expected, folds_left, report, spent, again, max(0.0, started - began), ends)
-                record = fit(model, data, device, folder, progress, begun, log)
+                record = fit(model, data, device, folder, progress, begun, log, looking)
             answers, scores = predict_held_out(model, data, device, folder) if len(data.valid) else (None, {})
             if record["history"]:
                 draw_curve(record["history"], folder / "curve.png")
@@ -177,10 +179,11 @@ def fit(
     progress: Progress,
     begun: dict[str, Any] | None = None,
     log: TensorBoard | None = None,
+    looking: float = 0.0,
 ) -> dict[str, Any]:
     """Run the training loop, from the checkpoint `begun` on, if there is one; returns its "history" and "best" epoch.
 
-    The averaged weights are left in the model, the fold's files in `folder`.
+    The averaged weights are left in the model, the fold's files in `folder`. `looking`: see `Deadline`.
     """
     from callback import Averaging, Checkpoints, FiniteLoss, FoldFiles
     from training.deadline import Deadline
@@ -189,7 +192,7 @@ def fit(
         batch = f", batch {begun['batch'] + 1}" if begun["batch"] else ""
         print(f"resumes from epoch {begun['epoch'] + 1}{batch}", flush=True)
     optim = model.config.optim
-    deadline = [Deadline(progress.ends)] if progress.ends < math.inf else []
+    deadline = [Deadline(progress.ends, looking)] if progress.ends < math.inf else []
     averaging = Averaging(optim.ema_decay, device) if optim.ema_decay else None
     saving = Checkpoints(FoldFiles(folder, log), averaging, begun)
     callbacks: list[pl.Callback] = [*deadline, progress, *([averaging] if averaging else []), FiniteLoss(), saving]

@@ -110,6 +110,15 @@ def expected_seconds(model: Classifier, data: WaveData) -> float:
     return model.config.optim.epochs * epoch + scores
 
 
+def look_seconds(model: Classifier, data: WaveData) -> float:
+    """About how long a look at the held-out clips takes, from one at a few; less than `expected_seconds` needs."""
+    clips = min(8, model.config.optim.batch_size)
+    wave, target = made_batch(model, clips, model.device)
+    with tried(model):
+        model.eval()
+        return seconds(lambda: step(model, wave, target, learn=False)) / clips * len(data.valid)
+
+
 def expected_parts(model: Classifier, data: WaveData) -> tuple[float, float]:
     """Seconds of an epoch, with its look at the held-out clips, and of a fold's scores.
 
