@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
 import torch
@@ -315,7 +316,8 @@ class FoldFiles:
     def write(self, config: RunConfig, state: dict[str, Tensor], record: dict[str, Any]) -> None:
         """A checkpoint and what belongs to it. UserError where weights are no longer numbers; OSError of the disk."""
         weights = record["training"].get("current_model_state", state)
-        if not all(value.isfinite().all() for value in weights.values() if value.is_floating_point()):
+        # by NumPy: torch would start a second team of threads for this thread, and the training's would wait for it
+        if not all(np.isfinite(value.cpu().numpy()).all() for value in weights.values() if value.is_floating_point()):
             raise UserError(f"fold {config.fold}: weights are no longer numbers; {lower_rate(config)}")
         if self._new_run:  # what the earlier one left goes once the first checkpoint is there
             remove(self.folder, [PREVIOUS])
