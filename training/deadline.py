@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from typing import Any
@@ -62,9 +61,7 @@ class Deadline(pl.Callback):
         time_left = self.ends - now - SLOWER * VIEWS * self.looking - CLOSING
         if self._steps:
             took = sum(self._steps) / len(self._steps)
-        epochs_left = math.ceil(left / trainer.num_training_batches)
-        looks = self.looking * max(0, epochs_left - 1)
-        fit = (time_left - looks) / took
+        fit = time_left / (took + self.looking / trainer.num_training_batches)  # each with its share of a look
         short = fit < left
         if time_left < took:
             model.ahead += left
