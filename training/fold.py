@@ -82,8 +82,7 @@ def train_fold(
                 f"{len(data.valid):,} held out, {run.optim.epochs} epochs, {run.optim.optimizer}",
                 flush=True,
             )
-            through = begun is not None and (begun["epoch"] == run.optim.epochs or begun.get("ended", False))
-            if begun is not None and (begun["finished"] or through):
+            if begun is not None and trained_through(begun):
                 record = take_trained(model, folder, begun)
             else:
                 in_time = ends < math.inf  # then no trial is needed to say how long the fold may take
@@ -118,6 +117,12 @@ def to_resume(run: RunConfig, folder: Path) -> dict[str, Any] | None:
     if begun is None or begun["config"] != run or not (begun["finished"] or "training" in begun):
         return None
     return begun
+
+
+def trained_through(begun: dict[str, Any]) -> bool:
+    """Whether a checkpoint is the last of its training, be it at the end of its schedule or of its time."""
+    done: bool = begun["finished"] or begun["epoch"] == begun["config"].optim.epochs or begun.get("ended", False)
+    return done
 
 
 @contextmanager
