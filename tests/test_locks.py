@@ -102,12 +102,11 @@ def test_without_locks_every_command_warns_and_works(
     monkeypatch.setattr(fcntl, "flock", fails)
     warned()
     work, output = tmp_path / "work", tmp_path / "out" / "submission.csv"
-    fold = work / "runs" / "resnet10t-32x32" / "fold0"
     assert preprocess.main(["-i", str(data_root), "-w", str(work), "-k", "2"]) == 0
     advice = "is on a file system without locks: run one command at a time on it"
     assert warned() == [f"warning: {work} {advice}"]
     assert train.main([*TRAIN, "-w", str(work), "-f", "all"]) == 0
-    assert warned() == [f"warning: {fold} {advice}"]
+    assert warned() == [f"warning: {work / 'runs'} {advice}"]
     options = ["-t", "32", "-m", "resnet10t", "-f", "2", "-g", "cpu", "-w", str(work), "-o", str(output)]
     assert inference.main(options) == 0
     assert warned() == [f"warning: {output.with_name('submission.csv.partial')} {advice}"]

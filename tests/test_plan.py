@@ -46,7 +46,7 @@ def gpu(gigabytes: float, kind: str = "cuda") -> Machine:
     return Machine(kind, int(gigabytes * 1e9), 8)
 
 
-OWN = "--augment more --mixup 0.2"
+OWN = "--augment more --mixup 0.2 --equalizer 0.3"
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,8 @@ OWN = "--augment more --mixup 0.2"
         (
             "--n-mels 32 --epochs 5 --augment none",
             WORDS,
-            "-m melresnet --n-mels 32 --frames 101 --n-fft 512 --epochs 5 --batch-size 64 --augment none",
+            "-m melresnet --n-mels 32 --frames 101 --n-fft 512 --epochs 5 --batch-size 64 "
+            "--label-smoothing 0.1 --augment none",
         ),
         ("--pretrained", WORDS, "-m resnet18 -t 64 --pretrained"),
         ("--preset reference", WORDS, "-m dla60_res2next -t 224"),
@@ -84,7 +85,7 @@ def test_reasons_are_given_for_choices_alone() -> None:
     _, why = filled("")
     assert "windows of 1 s at 16,000 Hz, a frame of 32 ms every 10 ms" in why
     assert "4,295 clips a fold to learn from are shown 171,800 times" in why
-    _, why = filled("-m melresnet --n-mels 40 --epochs 5 --augment none")
+    _, why = filled("-m melresnet --n-mels 40 --epochs 9 --augment none")
     assert not [word for word in ("melresnet", "40", "epochs", "augment", "mixup") if word in why]
 
 

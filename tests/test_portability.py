@@ -50,7 +50,7 @@ def commands(root: Path, work: Path) -> list[list[str]]:
     network = ["-t", "32", "-m", "resnet10t", "-g", "cpu", "-w", str(work)]
     return [
         ["preprocess", "-i", str(root), "-w", str(work), "-k", "2"],
-        ["train", *network, "-f", "all", "--batch-size", "8", "--epochs", "1"],
+        ["train", *network, "-f", "all", "--batch-size", "8", "--precision", "32", "--epochs", "1"],
         ["inference", *network, "-f", "2", "-o", str(work.parent / "submission.csv")],
         ["report", "-w", str(work)],
     ]

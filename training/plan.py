@@ -260,7 +260,8 @@ def store_plan(config: TrainConfig, store: Store, plan: Plan) -> Plan:
         if not config.restart and (first := stored_plan(config, store)):
             return first
         with replacing(path) as beside:
-            beside.write_text(json.dumps(_read(path, tell=True) | {_key(config): entry}, indent=1) + "\n", "utf-8")
+            text = json.dumps(_read(path, tell=True) | {_key(config): entry}, indent=1)
+            beside.write_text(f"{text}\n", "utf-8", newline="\n")
     return plan
 
 

@@ -28,7 +28,8 @@ FEWEST_BANDS = 8
 FILLED = 0.75  # of the spectrum: what is filled no further is left out above that
 
 # Learning
-MIXUP = 0.2
+MIXUP, EQUALIZER = 0.2, 0.3  # of long trainings
+FEW_EPOCHS, SMOOTHING = 8, 0.1  # below so many the base augmentation, and labels smoothed by this
 CELLS = 40 * 101  # of the feature that epochs are counted for
 PRESENTATIONS = {
     "default": 170_000,
@@ -227,11 +228,17 @@ def _without_empty_bands(features: FeatureOptions, asked: FeatureOptions, facts:
 
 def _learning(config: TrainConfig, facts: Facts, machine: Machine, choices: list[Choice]) -> TrainConfig:
     optim, own, fast = config.optim, is_own(config.model), config.preset == "fast"
-    augment = _augment(config, facts, own and not fast, choices) if own or fast else config.augment
     if optim.batch_size is None and own:
         optim = dataclasses.replace(optim, batch_size=_batch(config, facts, machine, choices))
-    if optim.epochs is None and (own or fast):
+    if not (own or fast):
+        return dataclasses.replace(config, optim=optim)
+    if optim.epochs is None:
         optim = dataclasses.replace(optim, epochs=_epochs(config, facts, machine, choices))
+    few = int(optim.epochs or 0) < FEW_EPOCHS
+    if few and not optim.label_smoothing and optim.loss == "cross-entropy":
+        optim = dataclasses.replace(optim, label_smoothing=SMOOTHING)
+        choices.append(Choice(f"label smoothing {SMOOTHING:g}", "few epochs"))
+    augment = _augment(config, facts, own and not few, choices)
     return dataclasses.replace(config, optim=optim, augment=augment)
 
 
@@ -239,10 +246,12 @@ def _augment(config: TrainConfig, facts: Facts, strong: bool, choices: list[Choi
     asked, given = config.augment, dict[str, Any]()
     if asked.preset is None:
         given["preset"] = "more" if strong else "base"
-    if asked.mixup_alpha is None and asked.preset != "none":
-        given["mixup_alpha"] = MIXUP if strong else 0.0
+    for name, value in (("mixup_alpha", MIXUP), ("equalizer", EQUALIZER)):
+        if getattr(asked, name) is None and asked.preset != "none":
+            given[name] = value if strong else 0.0
     what = [f"augmentation {given['preset']}"] if "preset" in given else []
     what += [f"mixup {MIXUP:g}"] if given.get("mixup_alpha") else []
+    what += [f"equalizer {EQUALIZER:g}"] if given.get("equalizer") else []
     if what:
         noise = "" if facts.noise or not strong else "; there are no background recordings to mix in"
         why = "no clip comes twice alike, in many epochs" if strong else "few epochs"
