@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: on tiny batches threads mostly wait for each other
@@ -87,10 +87,12 @@ def _two_threads() -> None:
     torch.set_num_threads(min(2, torch.get_num_threads()))
 
 
-@pytest.fixture(autouse=True)
-def _no_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plans are the same on every processor."""
-    monkeypatch.setattr(system.devices, "chip_features", frozenset)
+@pytest.fixture(autouse=True, scope="session")
+def _no_bfloat16() -> Iterator[None]:
+    """Plans are the same on every processor, those of fixtures that train, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(system.devices, "chip_features", frozenset)
+        yield
 
 
 def decode_folder(folder: Path, sample_rate: int, into: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
