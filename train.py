@@ -20,7 +20,7 @@ from system.options import command_line
 from system.threads import free_threads
 from training.budget import ends_at, together_seconds
 from training.conclusion import Ended, conclude, tell_next
-from training.fold import quieten, train_fold
+from training.fold import quieten, train_fold, warn_without_noise
 from training.plan import make_plan, told
 from training.resolve import choose_folds, described, open_store, resolve
 from training.runs import fold_folder, must_train
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from dataset import Store
 
+BORROWED = 0.15  # of a fold's share of the time, that it may take from the folds to come
 LEAST_SECONDS = 3.0  # of a fold, or a further network is not begun
 
 
@@ -119,6 +120,7 @@ def train_run(
     if runs:
         if tell:
             print(described(config, first, devices[0]), flush=True)
+        warn_without_noise(store, runs[0])
         check_start(runs[0])  # what is wrong with network or weights is said before anything is written
     if len(devices) > 1:
         if runs and (failed := train_side_by_side(config, runs, [str(device) for device in devices], ends)):
@@ -130,7 +132,8 @@ def train_run(
         net = None  # the first fold's, compiled once for all
         for position, run in enumerate(runs):
             left, now = len(runs) - position, time.monotonic()
-            first_began, until = math.inf if position else began, now + (ends - now) / left
+            # a fold may take a little of the time of those to come, which take what is left
+            first_began, until = math.inf if position else began, now + min(1, (1 + BORROWED) / left) * (ends - now)
             net = train_fold(config, store, run, devices[0], left, net=net, began=first_began, ends=until).net
     return Ended(config, tuple(dataclasses.replace(first, fold=fold) for fold in range(store.folds)))
 

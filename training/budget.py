@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
 import math
 import time
 from typing import TYPE_CHECKING, NamedTuple
@@ -161,8 +159,7 @@ def measured(member: TrainConfig, store: Store, device: torch.device) -> Cost:
 
     started = time.monotonic()
     run = resolve(member, store, choose_folds(member, store)[0], device)
-    with contextlib.redirect_stderr(io.StringIO()):  # training itself will say what there is to warn of
-        model, data = make_fold(store.on(device), run, device)
+    model, data = make_fold(store.on(device), run, device)
     made = time.monotonic() - started
     epoch, scores = expected_parts(model, data)
     return Cost(epoch, made + scores, epoch / len(data.train_batches(0)))

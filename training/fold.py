@@ -142,6 +142,15 @@ def memory_errors(run: RunConfig, device: torch.device) -> Iterator[None]:
         raise UserError(f"out of memory on {device}: {less} ({first_line(error)})") from error
 
 
+def warn_without_noise(store: Store, run: RunConfig) -> None:
+    """Print that a run mixes in background recordings, and has none."""
+    found = len(store.noise()) if run.augment.background_probability else store.clip_samples
+    if found < store.clip_samples:
+        add = command_line(PreprocessConfig(work=store.work, noise=Path("FOLDER")))
+        what = "not a window of them" if found else "none in _background_noise_"
+        print(f"warning: no background recordings are mixed in ({what}): {add} adds some", file=sys.stderr)
+
+
 def make_fold(
     store: Store, run: RunConfig, device: torch.device, net: nn.Module | None = None, restored: bool = False
 ) -> tuple[Classifier, WaveData]:
@@ -158,10 +167,6 @@ def make_fold(
 
     torch.manual_seed(seed_of(*seed_key(run)))  # the network's initial weights
     background = store.noise() if run.augment.background_probability else None
-    if background is not None and len(background) < store.clip_samples:
-        add = command_line(PreprocessConfig(work=store.work, noise=Path("FOLDER")))
-        what = "not a window of them" if len(background) else "none in _background_noise_"
-        print(f"warning: no background recordings are mixed in ({what}): {add} adds some", file=sys.stderr)
     model = Classifier(run, "" if restored else run.weights, background).to(device)
     model.use_layout(pick_layout(model))
     if device.type == "cuda" and run.optim.deterministic and net is None:

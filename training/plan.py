@@ -60,6 +60,13 @@ def make_plan(
         return before
     member, choices = complete(config, store, device)
     members, more = members_of(config, member, store, device, devices, ends)
+    if config.budget and config.optim.epochs is None:  # what else depends on the epochs is planned for those that fit
+        fits, optim = members[0], dataclasses.replace(config.optim, epochs=members[0].optim.epochs)
+        again = dataclasses.replace(config, optim=dataclasses.replace(optim, precision=fits.optim.precision))
+        if fits.features != member.features:
+            again = dataclasses.replace(again, features=fits.features)
+        member, choices = complete(again, store, device)
+        members = (dataclasses.replace(member, folds=fits.folds), *members[1:])
     plan = Plan(members, (*choices, *more))
     if config.plan or config.limit:
         return plan
