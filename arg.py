@@ -282,11 +282,11 @@ class AugmentOptions(Options):
         None, "--speed", metavar="SHARE", help=f"change of a clip's speed; default: {AugmentConfig.speed:g}, or none",
         check=(lambda share: 0 <= share < 1, "use a share from 0 up to 1"))
     mixup_alpha: float | None = option(
-        None, "--mixup", metavar="ALPHA", help="of the Beta distribution; default: 0, none",
+        None, "--mixup", metavar="ALPHA", help="of the Beta distribution; default: none, or planned",
         check=(lambda alpha: 0 <= alpha < math.inf, "use 0 (none) or more"))
     equalizer: float | None = option(
         None, "--equalizer", metavar="STD",
-        help="of random levels along frequency, where a feature's own deviation is 1; default: 0, none",
+        help="of random levels along frequency, where a feature's own deviation is 1; default: none, or planned",
         check=(lambda std: 0 <= std < math.inf, "use 0 (none) or more"))
     # fmt: on
 
@@ -485,7 +485,7 @@ class TrainConfig(Command):
     budget: float | None = option(
         None, "--budget", metavar="TIME", parse=_seconds, show=_time,
         help="plan the best that this machine trains in that time, and end within it: 30m, 2h, or seconds",
-        check=(lambda seconds: seconds > 0, "use a positive time"))
+        check=(lambda seconds: 0 < seconds < math.inf, "use a positive time"))
     plan: bool = option(False, "--plan", help="print the plan, with reasons, time and memory, and train nothing")
     model: str | None = option(None, "-m", "--model", metavar="NAME",
         help="any timm network, or one made for sound: melresnet, bcresnet1, 2, 3, 6, 8; default: planned")
@@ -527,7 +527,7 @@ class TrainConfig(Command):
             known[name](**values)  # checks them
         require(not (self.weights and self.pretrained), "--weights and --pretrained: give one of the two")
         planned = not (self.budget and self.preset in ("fast", "reference"))
-        require(planned, f"--budget and --preset {self.preset}: give one of the two, a budget plans by itself")
+        require(planned, f"--budget and --preset {self.preset}: give one of the two; --budget chooses what is trained")
 
 
 # -------------------------------------------------------------------------------------------------- inference

@@ -70,11 +70,10 @@ def train(config: TrainConfig, began: float = math.inf) -> None:
             break
         ended.append(train_run(member, store, devices, math.inf if position else began, ends, tell=not said))
         conclude(ended[-1], store)
-    if config.budget is None or started + config.budget - time.monotonic() > together_seconds(config.budget) / 2:
-        together = put_together(config, ended)
-    else:
-        together = False
-    tell_next(config, ended, together)
+    in_time = config.budget is None or (
+        started + config.budget - time.monotonic() > together_seconds(config.budget) / 2
+    )
+    tell_next(config, ended, together=in_time and put_together(config, ended))
     if config.budget is not None:
         print(f"it took {clock(time.monotonic() - started)} of {clock(config.budget)}", flush=True)
 

@@ -201,11 +201,11 @@ def table_of(results: Results) -> str:
 
 
 def say_choice(ensembles: Ensembles, label: InferenceConfig) -> str:
-    """What inference.py labels with by itself, and how to have the ensemble where that is another."""
+    """What inference.py labels with without options, and how to have the ensemble where that is another."""
     choice = choose(label)
     if choice.config.ensemble == "weighted":
-        return "inference.py uses the ensemble by itself, since it is better than the best run"
-    said = f"inference.py uses {choice.best.name} by itself"
+        return "inference.py without options uses the ensemble, since it is better than the best run"
+    said = f"inference.py without options uses {choice.best.name}"
     if ensembles.choice.method == "single" or len(ensembles.runs) == 1:
         return said
     return f"{said}; with --ensemble weighted the ensemble, whose log loss is lower"

@@ -19,6 +19,8 @@ NEXT = ".next"  # folder of complete tables that are to replace those in use
 PAGE = "report.html"
 ENSEMBLE = "ensemble.json"
 
+PLANS = "plans.json"  # in runs/: what was planned, by the options that were given
+
 # In a fold's folder.
 LAST, PREVIOUS, BEST, HISTORY = "last.ckpt", "previous.ckpt", "best.ckpt", "history.csv"
 PREDICTIONS = "oof.npz"  # of what the fold held out

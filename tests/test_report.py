@@ -88,7 +88,7 @@ def test_everything_is_written_and_said(work: Path, capsys: pytest.CaptureFixtur
     assert f"{100 * spec.scores['accuracy']:.1f} %" in page.verdict[0]
     assert said.endswith(f"\nnext: python inference.py -w {work}\n")
     best = max((f"{MODEL}-16x16-{number}" for number in range(2)), key=lambda run: right_of(work, run))
-    assert f"inference.py uses {best} by itself" in said
+    assert f"inference.py without options uses {best}" in said
 
 
 def test_the_ensemble_labels_clips(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

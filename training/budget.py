@@ -11,7 +11,7 @@ from arg import FeatureOptions, TrainConfig
 from system.console import clock
 from system.errors import UserError
 from training.resolve import choose_folds, resolve
-from training.rules import LONG_SECONDS, OWN, Choice
+from training.rules import LONG_SECONDS, Choice, is_own
 
 if TYPE_CHECKING:
     import torch
@@ -52,8 +52,7 @@ def ensemble_members(first: TrainConfig, window_seconds: float) -> list[TrainCon
     """`first`, the same network with another view of the sound, and another kind of network."""
     seed = first.seed + 1
     n_mels, frames = first.features.bands_and_frames
-    own = first.model is not None and first.model.startswith(OWN)
-    if not own or first.features.size or first.weights or first.pretrained:
+    if not is_own(first.model) or first.features.size or first.weights or first.pretrained:
         return [first, dataclasses.replace(first, seed=seed, tag=f"{first.tag}seed{seed}")]
     bands = 64 if n_mels < 64 else 40
     n_fft = first.features.n_fft and 2 * first.features.n_fft

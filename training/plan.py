@@ -21,6 +21,7 @@ from system.extensions import REGISTERED
 from system.files import replacing
 from system.locks import locked
 from system.options import command_line, from_plain, to_plain
+from system.paths import PLANS
 from training.budget import members_of
 from training.facts import facts_of, machine_of
 from training.resolve import BATCH_SIZE, choose_folds, feature_options, options_of, resolve
@@ -32,9 +33,8 @@ if TYPE_CHECKING:
 
     from dataset import Store
 
-PLANS = "plans.json"  # under runs/
 PER_CALL = ("input_path", "work", "folds", "gpus", "limit", "restart", "logger", "plan", "extensions")  # no part of it
-MODEL_BEFORE_PLANS, SIZE_BEFORE_PLANS = "resnet18", 64  # what options that were left open stood for
+MODEL_BEFORE_PLANS = "resnet18"  # what -m stood for where it was left open
 
 
 @dataclass(frozen=True)
